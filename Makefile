@@ -1,0 +1,49 @@
+# Every target sets up what it needs: an environment in .venv, made once and again when a dependency changes.
+PYTHON ?= python3
+ARGS   ?=
+
+BIN   := .venv/bin
+READY := .venv/.ready
+CHECK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MUNI_NB_PRESET=smoke
+
+.DEFAULT_GOAL := help
+.PHONY: help setup ablation test lab export clean hooks
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'Variables: PYTHON=python3.12 (3.11 or newer, for .venv), ARGS="-p preset smoke"'
+
+setup: $(READY) ## make .venv and install the package with its tools
+
+ablation: $(READY) ## run the routing ablation: runs/routing.ipynb, results/ (ARGS goes to papermill)
+	@mkdir -p runs
+	$(BIN)/papermill --log-output ablations/routing.ipynb runs/routing.ipynb $(ARGS)
+
+test: $(READY) ## run every notebook, the ablations at their smoke preset, then the tests
+	$(CHECK) $(BIN)/nbdev_test --n_workers 2 --timing
+	$(CHECK) $(BIN)/nbdev_test --path ablations --timing
+	$(CHECK) $(BIN)/python -m pytest
+
+lab: $(READY) ## open JupyterLab (ARGS goes to it)
+	$(BIN)/jupyter lab $(ARGS)
+
+export: $(READY) ## write muni_nb/ from nbs/, and README.md from nbs/index.ipynb
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/readme.py
+
+clean: $(READY) ## strip the notebooks of what does not belong in git; papermill's tags stay
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_clean --fname ablations
+
+hooks: $(READY) ## let git merge notebooks by cell and Jupyter clean them on saving (writes to ~/.jupyter)
+	$(BIN)/nbdev_install_hooks
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || \
+	  { echo "muni_nb needs Python 3.11 or newer, and there is no $(PYTHON): make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "muni_nb needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python tools/repair_torchaudio.py
+	@touch $@
