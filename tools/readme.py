@@ -3,7 +3,7 @@
   python tools/readme.py           write README.md and the pictures it shows
   python tools/readme.py --check   write nothing; exit 1 when they are not what the notebook says
 
-Cells marked `#| hide` are left out; other directives are not shown. Relative links of the notebook become relative to
+Cells marked `#| hide` are left out, of cells marked `#| echo: false` only the output stays; other directives are not shown. Relative links of the notebook become relative to
 the repository, and must exist. A picture is either a linked file or the output of a cell, kept as nbs/images/index_*.png.
 """
 import os
@@ -24,6 +24,7 @@ PICTURES = ROOT / "nbs" / "images"
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 LINK = re.compile(r"""(\]\(|\bsrc="|\bhref=")(?!https?:|mailto:|\#)([^)"\s#]+)""")
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
+SILENT = re.compile(r"^#\|\s*echo:\s*false\s*$", re.MULTILINE)
 HIDE = re.compile(r"^#\|\s*hide\s*$", re.MULTILINE)
 BLANK = re.compile(r"\n(?:[ \t]*\n)+")
 HEAD = "<!-- Rendered from nbs/index.ipynb by tools/readme.py: edit the notebook, then `make export`. -->\n\n"
@@ -50,6 +51,8 @@ def render():
     nb.metadata.language_info = {"name": "python"}
     nb.cells = [cell for cell in nb.cells if not (cell.cell_type == "code" and HIDE.search(cell.source))]
     for cell in nb.cells:
+        if cell.cell_type == "code" and SILENT.search(cell.source):
+            cell.transient = {"remove_source": True}
         cell.source = DIRECTIVE.sub("", cell.source) if cell.cell_type == "code" else relink(cell.source)
     pictures_first = Config({"NbConvertBase": {"display_data_priority": ["text/markdown", "image/png", "text/plain"]}})
     names = {"unique_key": "index", "output_files_dir": PICTURES.relative_to(ROOT).as_posix()}

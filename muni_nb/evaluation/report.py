@@ -21,20 +21,24 @@ from .verifier import Verifier, verifier_error
 # %% ../../nbs/evaluation/04_report.ipynb #20168430
 @torch.no_grad()
 def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, routes: Sequence[tuple[str, ...]] | None = None,
-             steps: int = 12, guidance: float = 1.5, seed: int = 0, bf16: bool = True) -> xr.Dataset:
+             steps: int = 12, guidance: float | Sequence[float] = 1.5, seed: int = 0, bf16: bool = True) -> xr.Dataset:
     """All criteria of a model on the first `rows` test rows, as one dataset.
 
     `routes`: given sets, by default the published ones (a model that cannot be given views: those without views).
-    `steps`, `guidance`: of the image decoder. `bf16`: networks run in bfloat16, as they are trained."""
+    `steps`, `guidance`: of the image decoder; several guidances become a dimension, each on the same noise.
+    `bf16`: networks run in bfloat16, as they are trained."""
     began, test = time.perf_counter(), bench.test.select(slice(rows))
     inferring = hasattr(model, "rate")
     if routes is None:
         labels = {k for k, s in bench.specs.items() if s.kind == "category"}
         routes = [g for g in published_routes(bench) if inferring or set(g) <= labels]
     with torch.random.fork_rng(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        torch.manual_seed(seed)
-        parts = [coherence(model, bench, verifier, test, routes, steps=steps, guidance=guidance)]
+        parts = []
+        for strength in guidance if isinstance(guidance, Sequence) else [guidance]:
+            torch.manual_seed(seed)
+            parts.append(coherence(model, bench, verifier, test, routes, steps=steps, guidance=strength).assign_coords(guidance=strength))
+        if isinstance(guidance, Sequence): parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
         if inferring: parts += [minimality(model, bench, test), predictivity(model, bench, routes)]
     ds = xr.merge([*parts, verifier_error(verifier, bench.specs, bench.test)], join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
-    return ds.assign_attrs(evaluation_rows=len(test), decoder_steps=steps, guidance=guidance, evaluation_seed=seed,
+    return ds.assign_attrs(evaluation_rows=len(test), decoder_steps=steps, evaluation_seed=seed,
                            parameters=sum(p.numel() for p in model.parameters()), evaluation_seconds=time.perf_counter() - began)

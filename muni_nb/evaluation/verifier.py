@@ -77,7 +77,7 @@ def train_verifier(bench: Benchmark, steps: int = 2400, batch_size: int = 128, l
             x = torch.stack([bench.train.values[views[v]][r] for r, v in zip(row.tolist(), view.tolist())])
             with torch.autocast("cpu", torch.bfloat16):
                 logits = verifier(augment(bench.specs[views[0]].prepare(x)))
-            loss = sum(F.cross_entropy(v.float(), truth[k][row], label_smoothing=0.05) for k, v in logits.items())
+            loss = sum(F.cross_entropy(v.float(), truth[k][row], label_smoothing=0.02) for k, v in logits.items())
             optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
     return verifier.eval()
 

@@ -92,7 +92,7 @@ def gather(runs: Iterable[Run], *folders: str | Path) -> xr.Dataset:
     for run in runs:
         if path := find(run, *folders):
             ds = xr.load_dataset(path, engine="h5netcdf")
-            ds.attrs = {k: v for k, v in ds.attrs.items() if k in ("evaluation_rows", "decoder_steps", "guidance", "versions", "device")}
+            ds.attrs = {k: v for k, v in ds.attrs.items() if k in ("evaluation_rows", "decoder_steps", "versions", "device")}
             cells.setdefault(run.cell, []).append(ds.expand_dims(cell=[run.cell], seed=[run.seed]))
     if not cells: raise ValueError(f"none of these runs is finished in {', '.join(map(str, folders))}")
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}
@@ -149,8 +149,9 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: str | Path | None
     folders = [folder, *([records] if records else [])]
     todo = {run.name: run for run in runs if not find(run, *folders)}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
-    for arguments, training in {(json.dumps(r.bench, sort_keys=True), json.dumps(r.verifier, sort_keys=True)) for r in todo.values()}:
-        verifier_for(_bench(arguments), Path(folder) / "verifiers", progress=False, **json.loads(training))   # once, before the workers want it
+    for arguments, training in sorted({(json.dumps(r.bench, sort_keys=True), json.dumps(r.verifier, sort_keys=True)) for r in todo.values()}):
+        report(f"verifier of {arguments}")                            # once, before the workers want it
+        verifier_for(_bench(arguments), Path(folder) / "verifiers", progress=False, **json.loads(training))
     failed, began, own = {}, time.perf_counter(), executor is None and bool(todo)
     pool = pool_of(min(workers, len(todo))) if own else executor
     try:

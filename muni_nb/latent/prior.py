@@ -86,6 +86,7 @@ class _Correction(nn.Module):
 # %% ../../nbs/latent/03_prior.ipynb #b43bdbf2
 class FlowPrior(nn.Module):
     "A flow over z [B, D] from noise (s = 0) to the noise floor (s = s_max). Randomness: torch's global generator."
+    lr_scale = 2.0   # of its learning rate, see training.fit
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ class Routes:
 class MUNI(LatentModel):
     "Multimodal unified latent diffusion over the modalities `specs`: encoders, decoders and one flow prior, trained together."
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 5.0):
+    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0):
         super().__init__(specs, sizes)
         self.routes, self.max_logsnr = routes, max_logsnr      # of the noise floor, see latent.prior
         self.encoders = nn.ModuleDict({k: encoder_for(s, sizes) for k, s in specs.items()})
@@ -117,7 +117,7 @@ def prior_terms(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor) -> 
     posterior = pool(mean[rows], logvar[rows], subset[rows], self.routes.pooling)
     if not self.routes.prior_gradient: posterior = Posterior(*(part.detach() for part in vars(posterior).values()))
     draw = posterior.sample(torch.randn_like(mean[rows, 0]), torch.rand(int(rows.sum()), device=rows.device)).detach()
-    return {"rate": self.prior.rate(posterior, draws=2).mean(), "prior": self.prior.loss(draw, draws=4).mean()}
+    return {"rate": self.prior.rate(posterior).mean(), "prior": self.prior.loss(draw, draws=2).mean()}
 
 # %% ../../nbs/models/01_muni.ipynb #02181e5a
 @patch

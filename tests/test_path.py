@@ -1,0 +1,150 @@
+"The whole path, from handwriting to a gathered dataset, and what happens when it is cut short."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import papermill
+import pytest
+import torch
+import xarray as xr
+
+from muni_nb.data.digits import quadrant_digits
+from muni_nb.evaluation.report import evaluate
+from muni_nb.evaluation.verifier import train_verifier
+from muni_nb.experiments.grid import RESULTS_VERSION, Run, execute, find, write_result
+from muni_nb.latent.gaussian import POOLINGS
+from muni_nb.latent.subsets import PRIOR_SUBSETS
+from muni_nb.models.muni import MUNI, Routes
+from muni_nb.nets.build import Sizes
+from muni_nb.training.fit import Recipe, fit
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "ablations" / "routing.ipynb"
+GOLDEN = Path(__file__).with_name("golden.json")
+TINY = dict(sizes=Sizes.tiny(), recipe=Recipe(steps=4, batch_size=32), bench={"size": 16, "rows": 400, "test_rows": 60},
+            verifier={"steps": 2}, evaluation={"rows": 20, "steps": 2})
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return quadrant_digits(16, rows=400, test_rows=60, availability="published")
+
+
+def trained(bench, routes, **changes):
+    torch.manual_seed(0)
+    model = MUNI(bench.specs, routes, Sizes.tiny())
+    return model, fit(model, bench, progress=False, **{"steps": 4, "batch_size": 32, "warmup": 0, "log_every": 1, "bf16": False, **changes})
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("prior_subsets", PRIOR_SUBSETS)
+def test_every_cell_trains_on_partly_observed_rows_and_draws_anything_from_anything(bench, pooling, prior_subsets):
+    model, log = trained(bench, Routes(pooling=pooling, prior_subsets=prior_subsets, detach=pooling != "poe"))
+    assert log.term_value.notnull().all()
+    for given in ({}, {"digit": [3]}, {"view0": bench.test.values["view0"][:1], "quadrant": [2]}):
+        drawn = model.sample(given, list(bench.specs), n=2, steps=2, seed=0)
+        assert all(len(x) == 2 and x.isfinite().all() for x in drawn.values())
+
+
+def test_one_row_with_one_modality_has_no_rate(bench):
+    torch.manual_seed(0)
+    model = MUNI(bench.specs, sizes=Sizes.tiny())
+    batch = {k: s.prepare(bench.train.values[k][:1]) for k, s in bench.specs.items()}
+    terms = model.loss(batch, torch.tensor([[False, False, False, True, False]]))
+    assert terms["rate"] == 0 and "digit" in terms and "quadrant" not in terms and terms["loss"].isfinite()
+
+
+def test_the_prior_gradient_switch(bench):
+    batch = {k: s.prepare(bench.train.values[k][:32]) for k, s in bench.specs.items()}
+    available = torch.ones(32, 5, dtype=torch.bool)
+    reached = []
+    for through in (True, False):
+        torch.manual_seed(0)
+        model = MUNI(bench.specs, Routes(prior_gradient=through), Sizes.tiny())
+        terms = model.prior_terms(*model.encode(batch, available), available)
+        (terms["rate"] + terms["prior"]).backward()
+        reached.append(any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoders.parameters()))
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.prior.parameters())
+    assert reached == [True, False]
+
+
+def test_numbers_change_only_with_the_results_version():
+    "A few float32 steps of each cell against stored figures. After a meant change: raise RESULTS_VERSION, delete golden.json, run, commit."
+    full = quadrant_digits(16, rows=400, test_rows=60)
+    now = {"results_version": RESULTS_VERSION}
+    for cell, routes in {"MUNI": Routes(), **Routes().neighbours()}.items():
+        now[cell] = [float(f"{v:.5g}") for v in trained(full, routes)[1].term_value.values[-1]]
+    if not GOLDEN.exists(): GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
+    then = json.loads(GOLDEN.read_text())
+    assert then["results_version"] == RESULTS_VERSION, "golden.json is of another RESULTS_VERSION: delete it, run again, commit"
+    for cell in now.keys() - {"results_version"}:
+        assert now[cell] == pytest.approx(then[cell], rel=2e-3), f"{cell}: numbers changed; raise RESULTS_VERSION"
+
+
+def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
+    model, _ = trained(bench, Routes())
+    verifier = train_verifier(bench, steps=2, progress=False)
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    evaluate(model, bench, verifier, rows=20, steps=2)
+    assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_run_cut_off_in_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    run = Run("MUNI", **TINY)
+    whole = xr.load_dataset(execute(run, tmp_path / "whole"), engine="h5netcdf")
+    import muni_nb.experiments.grid as grid
+    monkeypatch.setattr(grid, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt): execute(run, tmp_path / "cut")
+    assert not find(run, tmp_path / "cut") and list((tmp_path / "cut" / "checkpoints").rglob("*.safetensors"))
+    monkeypatch.undo()
+    resumed = xr.load_dataset(execute(run, tmp_path / "cut"), engine="h5netcdf")
+    clocks = ["train_seconds", "evaluation_seconds"]
+    assert whole.drop_vars(clocks).equals(resumed.drop_vars(clocks))
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "a.nc"
+    write_result(xr.Dataset({"x": 1}), path)
+    with pytest.raises(Exception): write_result(xr.Dataset({"x": ((), object())}), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nc"] and int(xr.load_dataset(path, engine="h5netcdf").x) == 1
+
+
+def run_papermill(folder, output, **parameters):
+    return papermill.execute_notebook(NOTEBOOK, output, {"preset": "smoke", "folder": str(folder), **parameters}, progress_bar=False, cwd=ROOT)
+
+
+def gathered(folder):
+    return xr.load_dataset(folder / "gathered" / "smoke.nc", engine="h5netcdf").drop_vars(["train_seconds", "evaluation_seconds"])
+
+
+def test_a_papermill_sweep_is_resumed_after_a_kill_and_never_computed_twice(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run_papermill(whole, tmp_path / "whole.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=1)
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(tmp_path / "cut.ipynb"), "--no-progress-bar", "-p", "preset", "smoke",
+               "-p", "folder", str(cut), "-p", "workers", "1", "-y", "{seeds: [0, 1], poolings: [poe, moe]}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list(cut.glob("*.nc")):
+        assert process.poll() is None, "the sweep ended before a run did"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
+    assert len(finished) < 6
+    run_papermill(cut, tmp_path / "cut.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=1)
+    assert len(list(cut.glob("*.nc"))) == 6 and all(p.stat().st_mtime_ns == t for p, t in finished.items())
+    assert gathered(cut).identical(gathered(whole)) or gathered(cut).equals(gathered(whole))
+    stamps = {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
+    executed = run_papermill(cut, tmp_path / "again.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=1)
+    assert stamps == {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
+    assert "6 runs: 6 finished before, 0 to do" in json.dumps(executed)
+
+
+@pytest.mark.parametrize("parameters, message", [({"sedes": [1]}, "unknown parameter sedes"), ({"poolings": ["sum"]}, "'sum' is not one of"), ({"steps": "many"}, "must be int")])
+def test_bad_parameters_stop_a_notebook_before_any_work(tmp_path, parameters, message):
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        run_papermill(tmp_path / "results", tmp_path / "out.ipynb", **parameters)
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,86 @@
+"Training is killed at any step, and goes on as if it had not been."
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from muni_nb.data.digits import quadrant_digits
+from muni_nb.models.muni import MUNI, Routes
+from muni_nb.nets.build import Sizes
+from muni_nb.training.checkpoint import read_state
+from muni_nb.training.fit import Recipe, fit
+
+ARGUMENTS = dict(steps=30, batch_size=32, log_every=7, save_every=3, progress=False)
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from muni_nb.data.digits import quadrant_digits
+from muni_nb.models.muni import MUNI
+from muni_nb.nets.build import Sizes
+from muni_nb.training.fit import fit
+torch.manual_seed(0)
+bench = quadrant_digits(16, rows=200, test_rows=20)
+fit(MUNI(bench.specs, sizes=Sizes.tiny()), bench, folder=sys.argv[1], steps=30, batch_size=32, log_every=7, save_every=3, progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return quadrant_digits(16, rows=200, test_rows=20)
+
+
+def model(bench, seed=0):
+    torch.manual_seed(seed)
+    return MUNI(bench.specs, sizes=Sizes.tiny())
+
+
+def test_a_killed_process_resumes_bit_for_bit(bench, tmp_path):
+    whole = model(bench)
+    log = fit(whole, bench, **ARGUMENTS)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)])
+    file = tmp_path / "checkpoint.safetensors"
+    while not file.exists(): time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < read_state(file)[1]["step"] <= 30
+    resumed = model(bench, seed=7)
+    again = fit(resumed, bench, folder=tmp_path, **ARGUMENTS)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+    assert log.term_value.equals(again.term_value)
+
+
+def test_a_seed_decides_everything(bench):
+    one, two, three = (model(bench) for _ in range(3))
+    short = {**ARGUMENTS, "steps": 3}
+    for m, seed in ((one, 0), (two, 0), (three, 1)): fit(m, bench, seed=seed, **short)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    assert not all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), three.state_dict().values()))
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named_before_any_work(bench, tmp_path):
+    fit(model(bench), bench, folder=tmp_path, **{**ARGUMENTS, "steps": 3})
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(ValueError, match="belongs to another run.*detach"):
+        fit(MUNI(bench.specs, Routes(detach=False), Sizes.tiny()), bench, folder=tmp_path, **{**ARGUMENTS, "steps": 3})
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="checkpoint.safetensors is not a readable checkpoint"):
+        fit(model(bench), bench, folder=tmp_path, **{**ARGUMENTS, "steps": 3})
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps=st.integers(1, 5000), warmup=st.integers(0, 200))
+def test_the_learning_rate_stays_in_bounds(steps, warmup):
+    recipe = Recipe(steps=steps, warmup=warmup)
+    rates = [recipe.lr_at(s) for s in {0, warmup, steps // 2, steps - 1} if s < steps]
+    assert all(0 <= r <= recipe.lr for r in rates)
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": -1.0}, {"batch_size": 0}])
+def test_a_bad_recipe_is_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))): Recipe(**bad)
