@@ -78,7 +78,9 @@ def test_numbers_change_only_with_the_results_version():
     now = {"results_version": RESULTS_VERSION}
     for cell, routes in {"MUNI": Routes(), **Routes().neighbours()}.items():
         now[cell] = [float(f"{v:.5g}") for v in trained(full, routes)[1].term_value.values[-1]]
-    if not GOLDEN.exists(): GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
+    if not GOLDEN.exists():
+        GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
+        pytest.fail("golden.json was missing and has been written: look at it and commit it")
     then = json.loads(GOLDEN.read_text())
     assert then["results_version"] == RESULTS_VERSION, "golden.json is of another RESULTS_VERSION: delete it, run again, commit"
     for cell in now.keys() - {"results_version"}:
@@ -93,7 +95,7 @@ def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
     assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-def test_a_run_cut_off_in_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+def test_a_run_cut_off_before_its_evaluation_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     run = Run("MUNI", **TINY)
     whole = xr.load_dataset(execute(run, tmp_path / "whole"), engine="h5netcdf")
     import muni_nb.experiments.grid as grid
@@ -118,14 +120,14 @@ def run_papermill(folder, output, **parameters):
 
 
 def gathered(folder):
-    return xr.load_dataset(folder / "gathered" / "smoke.nc", engine="h5netcdf").drop_vars(["train_seconds", "evaluation_seconds"])
+    return xr.load_dataset(next((folder / "gathered").glob("smoke-*.nc")), engine="h5netcdf").drop_vars(["train_seconds", "evaluation_seconds"])
 
 
 def test_a_papermill_sweep_is_resumed_after_a_kill_and_never_computed_twice(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_papermill(whole, tmp_path / "whole.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=1)
+    run_papermill(whole, tmp_path / "whole.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=2)
     command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(tmp_path / "cut.ipynb"), "--no-progress-bar", "-p", "preset", "smoke",
-               "-p", "folder", str(cut), "-p", "workers", "1", "-y", "{seeds: [0, 1], poolings: [poe, moe]}"]
+               "-p", "folder", str(cut), "-p", "workers", "2", "-y", "{seeds: [0, 1], poolings: [poe, moe]}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while not list(cut.glob("*.nc")):
         assert process.poll() is None, "the sweep ended before a run did"
@@ -134,11 +136,11 @@ def test_a_papermill_sweep_is_resumed_after_a_kill_and_never_computed_twice(tmp_
     process.wait()
     finished = {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
     assert len(finished) < 6
-    run_papermill(cut, tmp_path / "cut.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=1)
+    run_papermill(cut, tmp_path / "cut.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=2)
     assert len(list(cut.glob("*.nc"))) == 6 and all(p.stat().st_mtime_ns == t for p, t in finished.items())
-    assert gathered(cut).identical(gathered(whole)) or gathered(cut).equals(gathered(whole))
+    assert gathered(cut).equals(gathered(whole))
     stamps = {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
-    executed = run_papermill(cut, tmp_path / "again.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=1)
+    executed = run_papermill(cut, tmp_path / "again.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=2)
     assert stamps == {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
     assert "6 runs: 6 finished before, 0 to do" in json.dumps(executed)
 

@@ -45,7 +45,9 @@ def test_a_killed_process_resumes_bit_for_bit(bench, tmp_path):
     log = fit(whole, bench, **ARGUMENTS)
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)])
     file = tmp_path / "checkpoint.safetensors"
-    while not file.exists(): time.sleep(0.02)
+    while not file.exists():
+        assert process.poll() is None, "the process ended before its first checkpoint"
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert 0 < read_state(file)[1]["step"] <= 30

@@ -46,7 +46,8 @@ class Verifier(nn.Module):
     @torch.no_grad()
     def read(self, x: Tensor, chunk: int = 1000) -> dict[str, Tensor]:
         "What the pictures [B, 3, H, W] show: the most likely value [B] of every attribute."
-        parts = [{k: v.argmax(1) for k, v in self(part).items()} for part in x.split(chunk)]
+        with torch.autocast(x.device.type, enabled=False):             # the judge is the same whatever surrounds it
+            parts = [{k: v.argmax(1) for k, v in self(part).items()} for part in x.split(chunk)]
         return {k: torch.cat([p[k] for p in parts]) for k in self.heads}
 
 # %% ../../nbs/evaluation/00_verifier.ipynb #d9c2d6d4

@@ -54,11 +54,12 @@ class Run:
     evaluation: dict = field(default_factory=dict)   # arguments of evaluate
 
     def __post_init__(self):
+        if "/" in self.cell: raise ValueError(f"cell {self.cell!r} names a file: it must hold no '/'")
         if self.model not in MODELS: raise ValueError(f"unknown model {self.model!r}: choose one of {', '.join(MODELS)}")
         object.__setattr__(self, "recipe", replace(self.recipe, seed=self.seed))
 
     def config(self) -> dict:
-        "Everything that decides the numbers, as JSON values."
+        "Everything that decides the numbers, as JSON values; RESULTS_VERSION stands for the code and its defaults."
         config = {k: v for k, v in asdict(self).items() if k != "cell" and not (k == "routes" and self.model != "MUNI")}
         return json.loads(json.dumps(config | {"results_version": RESULTS_VERSION}))
 
@@ -95,6 +96,11 @@ def gather(runs: Iterable[Run], *folders: str | Path) -> xr.Dataset:
             ds.attrs = {k: v for k, v in ds.attrs.items() if k in ("evaluation_rows", "decoder_steps", "versions", "device")}
             cells.setdefault(run.cell, []).append(ds.expand_dims(cell=[run.cell], seed=[run.seed]))
     if not cells: raise ValueError(f"none of these runs is finished in {', '.join(map(str, folders))}")
+    every = [ds for parts in cells.values() for ds in parts]
+    if len({(str(ds.cell[0].item()), int(ds.seed[0])) for ds in every}) < len(every):
+        raise ValueError("a cell and seed occur twice among the runs: give the cells different names and the seeds different numbers")
+    if len({tuple(ds.guidance.values.ravel().tolist()) for ds in every}) > 1:
+        raise ValueError("these runs were evaluated at different guidances: gather them apart")
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}
     return xr.concat([xr.concat(parts, "seed", **options) for parts in cells.values()], "cell", **options)
 
@@ -104,15 +110,22 @@ def _bench(arguments: str) -> Benchmark:
     return quadrant_digits(**json.loads(arguments))
 
 
+_ALONE = threading.Lock()   # torch's generator is one per process: two runs in one would draw from each other's
+
+
 def execute(run: Run, folder: str | Path, device: str = "cpu", progress: bool = False) -> Path:
     "Train and evaluate one run; its file in `folder`, its model in `folder/models`. Goes on from a checkpoint if there is one."
-    folder = Path(folder)
+    with _ALONE:
+        return _execute(run, Path(folder), device, progress)
+
+
+def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     bench = _bench(json.dumps(run.bench, sort_keys=True))
     verifier = verifier_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     torch.manual_seed(run.seed)
     model, working = MODELS[run.model](bench.specs, run), folder / "checkpoints" / run.name
     curves = fit(model, bench, folder=working, device=device, progress=progress, recipe=run.recipe)
-    ds = evaluate(model, bench, verifier, **run.evaluation).merge(curves, combine_attrs="no_conflicts")
+    ds = evaluate(model, bench, verifier, **{"bf16": run.recipe.bf16, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
     versions = {k: version(k) for k in ("muni_nb", "torch", "numpy", "xarray", "scikit-learn")}
     ds = ds.assign(train_seconds=((), ds.attrs.pop("train_seconds"), {"units": "s", "long_name": "wall time of training"}),
                    evaluation_seconds=((), ds.attrs.pop("evaluation_seconds"), {"units": "s", "long_name": "wall time of evaluation"}),
@@ -121,7 +134,7 @@ def execute(run: Run, folder: str | Path, device: str = "cpu", progress: bool = 
                  "machine": platform.machine(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     model.to("cpu").save(folder / "models" / run.name)
     write_result(ds, folder / f"{run.name}.nc")
-    shutil.rmtree(working)
+    shutil.rmtree(working, ignore_errors=True)   # another process may have finished the same run
     return folder / f"{run.name}.nc"
 
 # %% ../../nbs/experiments/00_grid.ipynb #86c13092
@@ -136,8 +149,9 @@ def _start_worker(threads: int, parent: int) -> None:
 
 
 def pool_of(workers: int) -> ProcessPoolExecutor:
-    "Worker processes that share the cores evenly and do not outlive this process."
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    "Worker processes that do not outlive this process: of one thread each, or one of all cores."
+    if workers < 1: raise ValueError(f"workers must be at least 1, got {workers}")
+    threads = 1 if workers > 1 else os.cpu_count() or 1
     return ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads, os.getpid()))
 
 
@@ -153,13 +167,17 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: str | Path | None
         report(f"verifier of {arguments}")                            # once, before the workers want it
         verifier_for(_bench(arguments), Path(folder) / "verifiers", progress=False, **json.loads(training))
     failed, began, own = {}, time.perf_counter(), executor is None and bool(todo)
-    pool = pool_of(min(workers, len(todo))) if own else executor
+    pool = pool_of(workers) if own else executor
     try:
         waiting = {pool.submit(execute, run, folder, device): name for name, run in todo.items()}
         for done, future in enumerate(as_completed(waiting), 1):
             name = waiting[future]
             if error := future.exception(): failed[name] = error
             report(f"[{done}/{len(todo)}] {name}: {'failed: ' + repr(error) if error else 'done'}, {time.perf_counter() - began:.0f} s")
+    except BaseException:
+        if own:                                                       # an interrupt must not wait for the runs in flight
+            for process in list(pool._processes.values()): process.terminate()
+        raise
     finally:
         if own: pool.shutdown(cancel_futures=True)
     if failed: raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, the others are kept: " + "; ".join(f"{k}: {e!r}" for k, e in failed.items()))

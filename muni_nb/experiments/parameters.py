@@ -38,5 +38,7 @@ def repository_root(start: Path | None = None) -> Path:
 
 
 def preset_in_force(preset: str) -> str:
-    "`preset`, unless it is the default and MUNI_NB_PRESET names another: how continuous integration asks for the smoke preset."
-    return os.environ.get("MUNI_NB_PRESET", preset) if preset == "default" else preset
+    "`preset`, unless it is the default and MUNI_NB_PRESET says \"smoke\": how continuous integration asks for the quick one."
+    wanted = os.environ.get("MUNI_NB_PRESET", "")
+    if wanted not in ("", "smoke"): raise ValueError(f"the environment variable MUNI_NB_PRESET may only be smoke, not {wanted!r}")
+    return wanted or preset if preset == "default" else preset

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -74,6 +75,7 @@ def prepare(self: LatentModel, given: Mapping[str, Tensor], present: Mapping[str
     "Validated values on the model's device, and the mask bool [B, M] of what each row is given."
     unknown = [k for k in [*given, *(present or {})] if k not in self.specs]
     if unknown: raise ValueError(f"unknown modality {unknown[0]!r}: this model has {', '.join(self.names)}")
+    if extra := [k for k in present or {} if k not in given]: raise ValueError(f"present speaks of {extra[0]!r}, which is not given")
     values = {k: self.specs[k].prepare(x).to(self.device) for k, x in given.items()}
     counts = {k: len(x) for k, x in values.items()}
     if len(set(counts.values())) > 1: raise ValueError(f"given modalities differ in their number of rows: {counts}")
@@ -86,12 +88,17 @@ def prepare(self: LatentModel, given: Mapping[str, Tensor], present: Mapping[str
 
 # %% ../../nbs/models/00_base.ipynb #7d287cb6
 @patch
+def check_want(self: LatentModel, want: Sequence[str]) -> None:
+    "ValueError unless `want` is a non-empty list of modalities of this model."
+    if isinstance(want, str) or not len(want) or any(k not in self.specs for k in want):
+        raise ValueError(f"want must be a non-empty list of {', '.join(self.names)}; got {want!r}")
+
+
+@patch
 @torch.no_grad()
 def decode(self: LatentModel, z: Tensor, want: Sequence[str], *, chunk: int = 512, **options) -> dict[str, Tensor]:
     "Draw the wanted modalities from p(x | z) for each z [B, D], independently given z; images in [-1, 1]."
-    unknown = [k for k in want if k not in self.specs]
-    if unknown or isinstance(want, str) or not len(want):
-        raise ValueError(f"want must be a non-empty list of {', '.join(self.names)}; got {want!r}")
+    self.check_want(want)
     drawn = {}
     for name in want:
         group = next(g for g, members in self.groups.items() if name in members)
@@ -110,6 +117,8 @@ def sample(self: LatentModel, given: Mapping[str, Tensor], want: Sequence[str], 
     `given` may be empty (B = 1, the prior) and `present` may say, per modality, which rows have it. `options`: `steps`,
     `guidance` and `solver` of the image decoder, `chunk` rows decoded at once. With a `seed` the draw is reproducible
     and torch's generator is left as it was."""
+    self.check_want(want)
+    if n < 1: raise ValueError(f"n, the draws for each row, must be at least 1, got {n}")
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None: torch.manual_seed(seed)
         return self.decode(self.infer(given, n, present), want, **options)
@@ -144,7 +153,6 @@ def sizes_from(config: Mapping) -> Sizes:
 @patch(cls_method=True)
 def from_config(cls: LatentModel, config: Mapping) -> LatentModel:
     "A fresh model built from `config()`, also after a trip through JSON."
-    if config.get("model") != cls.__name__: raise ValueError(f"this configuration is of {config.get('model')!r}, not {cls.__name__}")
     return cls(specs_from(config), sizes=sizes_from(config))
 
 
@@ -154,6 +162,9 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
     folder = Path(folder)
     missing = [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]
     if missing: raise ValueError(f"{folder} is not a saved model: {' and '.join(missing)} missing")
-    model = cls.from_config(json.loads((folder / "config.json").read_text()))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model") != cls.__name__: raise ValueError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
+    model = cls.from_config(config)
+    try: model.load_state_dict(load_file(folder / "model.safetensors"))
+    except SafetensorError as error: raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}): copy it again") from error
     return model.to(device)

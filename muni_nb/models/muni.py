@@ -139,7 +139,8 @@ def _pooled(self: MUNI, values: Mapping[str, Tensor], mask: Tensor) -> Posterior
 def rate(self: MUNI, given: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None, draws: int = 64) -> tuple[Tensor, Tensor]:
     """Nats [B] that the latent of each row costs under the prior, and by how many nats [B] that is too high for a mixture.
 
-    The first is exact up to the prior's fit for one Gaussian (the second is then 0) and a mean over components for mixtures."""
+    The first is exact up to the prior's fit for one Gaussian (the second is then 0) and a mean over components for mixtures.
+    Posteriors are pooled as at test time: for MoPoE this is the product, not the mixture that the prior was trained on."""
     pooled = self._pooled(*self.prepare(given, present))
     return self.prior.rate(pooled, draws), self.prior.rate_gap(pooled)
 

@@ -105,6 +105,8 @@ class ImageDecoder(nn.Module):
     @torch.no_grad()
     def sample(self, z: Tensor, member: Tensor, steps: int = 12, guidance: float = 1.5, solver: str = "euler") -> Tensor:
         "Pictures [B, 3, H, W] in [-1, 1] drawn from `p(x | z)`; `guidance` 1 is the plain conditional flow."
+        if steps < 1 or guidance < 0 or solver not in SOLVERS:
+            raise ValueError(f"want steps >= 1, guidance >= 0 and a solver of {', '.join(SOLVERS)}; got {steps}, {guidance}, {solver!r}")
         yes = torch.ones(len(z), dtype=torch.bool, device=z.device)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:

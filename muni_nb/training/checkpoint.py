@@ -50,7 +50,8 @@ def unpack(tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimis
     model.load_state_dict(part("model."))
     ema.load_state_dict(part("ema."))
     moments: dict[int, dict[str, Tensor]] = {}
+    weights = [p for group in optimiser.param_groups for p in group["params"]]
     for name, value in part("optimiser.").items():
-        i, key = name.split(".", 1)
-        moments.setdefault(int(i), {})[key] = value
+        i, key = name.split(".", 1)   # moments take the memory layout of their weights again
+        moments.setdefault(int(i), {})[key] = torch.empty_like(weights[int(i)]).copy_(value) if value.ndim else value
     optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})

@@ -40,11 +40,13 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 500.0          # largest gradient norm; image losses are sums over pixels, so norms are in the hundreds
     ema: float = 0.995           # decay per step of the averaged weights
-    bf16: bool = True            # autocast to bfloat16
+    bf16: bool = True            # autocast to bfloat16; on a CPU without bfloat16 instructions False is faster
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "lr", "clip"):
             if not getattr(self, name) > 0: raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+        if self.seed < 0 or self.warmup < 0 or not 0 <= self.ema < 1:
+            raise ValueError(f"want seed >= 0, warmup >= 0 and 0 <= ema < 1; got {self.seed}, {self.warmup}, {self.ema}")
 
     @classmethod
     def paper(cls, **changes) -> "Recipe":
@@ -85,22 +87,24 @@ def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
 
 # %% ../../nbs/training/01_fit.ipynb #76331acd
 class NonFiniteLoss(RuntimeError):
-    "A loss was NaN or infinite; nothing was updated by it."
+    "A loss or its gradient was NaN or infinite; nothing was updated by it."
 
 
 def train_step(model: nn.Module, optimiser: torch.optim.Optimizer, bench: Benchmark, recipe: Recipe, step: int, device: str) -> dict[str, Tensor]:
     "One update, a function of the weights and (seed, step); the terms of the loss."
     seed_step(recipe.seed, step)
+    where = f"step {step} (rows of batch_at(step={step}, batch_size={recipe.batch_size}, seed={recipe.seed}))"
     batch, available = batch_at(bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.bf16):
         terms = model.loss(batch, available, progress=step / recipe.steps)
     if not terms["loss"].isfinite():
         values = ", ".join(f"{k} {v.item():.4g}" for k, v in terms.items())
-        raise NonFiniteLoss(f"step {step} (rows of batch_at(step={step}, batch_size={recipe.batch_size}, seed={recipe.seed})): {values}")
+        raise NonFiniteLoss(f"{where}: {values}")
     for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step)
     optimiser.zero_grad(set_to_none=True)
     terms["loss"].backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    if not norm.isfinite(): raise NonFiniteLoss(f"{where}: gradient norm {norm.item()}")
     optimiser.step()
     return {k: v.detach() for k, v in terms.items()}
 
@@ -110,8 +114,8 @@ def fit(model: nn.Module, bench: Benchmark, *, folder: str | Path | None = None,
     """Train `model` on `bench.train`; afterwards it holds the averaged weights. Returns the learning curves.
 
     `changes` are fields of `Recipe` (steps, seed, lr, ...). With a `folder`, `checkpoint.safetensors` is written there every
-    `save_every` steps, and a run that finds one goes on from it, bit for bit as if it had never stopped.
-    Raises NonFiniteLoss, and ValueError for a checkpoint of another run."""
+    `save_every` steps, and a run that finds one goes on from it; on a CPU bit for bit as if it had never stopped.
+    Interrupted, the model holds the raw weights of the last step. Raises NonFiniteLoss, and ValueError for a checkpoint of another run."""
     recipe = Recipe(**{**(asdict(recipe) if recipe else {}), **changes})
     path, who = Path(folder) / "checkpoint.safetensors" if folder else None, identity(model, bench, recipe)
     model.to(device, memory_format=torch.channels_last)
@@ -141,7 +145,7 @@ def fit(model: nn.Module, bench: Benchmark, *, folder: str | Path | None = None,
 
 def curves(curve: list[dict], seconds: float, recipe: Recipe) -> xr.Dataset:
     "Learning curves as a dataset: `term_value` (step, term), values on single batches."
-    terms = [k for k in curve[-1] if k != "step"]
+    terms = list(dict.fromkeys(k for row in curve for k in row if k != "step"))
     values = xr.DataArray([[row.get(k, math.nan) for k in terms] for row in curve], dims=("step", "term"),
                           coords={"step": ("step", [row["step"] for row in curve], {"long_name": "optimiser steps", "units": "1"}), "term": terms},
                           attrs={"long_name": "loss term on one batch", "units": "nats, or summed squared error"})
