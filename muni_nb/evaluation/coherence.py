@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import Benchmark, Rows
+from ..data.spec import Benchmark, Rows, to_uint8
 from .verifier import Verifier
 
 # %% ../../nbs/evaluation/01_coherence.ipynb #cc38d47f
@@ -95,7 +95,7 @@ def coherence(model, bench: Benchmark, verifier: Verifier, rows: Rows, routes: S
                 if not given: coherent[i, attributes.index(a)] = every
         for j, k in enumerate(views):
             x = drawn[k][:keep] if k in drawn else bench.specs[k].prepare(rows.values[k][:keep])
-            pictures[i, :len(x), j] = ((x.cpu().clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+            pictures[i, :len(x), j] = to_uint8(x.cpu()).numpy()
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     return xr.Dataset({
         "accuracy": (("given", "want", "attribute"), accuracy, fraction("output shows what the given modalities carry")),

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..data.spec import Benchmark, Rows
+from ..data.spec import Benchmark
 from .coherence import route_name
 
 # %% ../../nbs/evaluation/02_predictivity.ipynb #34e71cf7
@@ -28,7 +28,7 @@ def probe_cross_entropy(z: np.ndarray, label: np.ndarray, test_z: np.ndarray, te
 # %% ../../nbs/evaluation/02_predictivity.ipynb #1a6a0639
 @torch.no_grad()
 def predictivity(model, bench: Benchmark, routes: Sequence[tuple[str, ...]], rows: int = 2000) -> xr.Dataset:
-    "`probe_cross_entropy` (nats) of every attribute by given set, from latents of `rows` train rows; and `probe_absent`, its value for a latent that says nothing."
+    "`probe_cross_entropy` (nats) of every attribute by given set, from latents of `rows` train rows (their availability is not asked); and `probe_absent`, its value for a latent that says nothing."
     train, test = bench.train.select(slice(rows)), bench.test
     given = [g for g in routes if g]
     latents = lambda part, g: model.infer({k: part.values[k] for k in g}).float().cpu().numpy()
