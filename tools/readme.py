@@ -52,7 +52,7 @@ def render():
     nb.cells = [cell for cell in nb.cells if not (cell.cell_type == "code" and HIDE.search(cell.source))]
     for cell in nb.cells:
         if cell.cell_type == "code" and SILENT.search(cell.source):
-            cell.transient = {"remove_source": True}
+            cell.metadata["transient"] = {"remove_source": True}
         cell.source = DIRECTIVE.sub("", cell.source) if cell.cell_type == "code" else relink(cell.source)
     pictures_first = Config({"NbConvertBase": {"display_data_priority": ["text/markdown", "image/png", "text/plain"]}})
     names = {"unique_key": "index", "output_files_dir": PICTURES.relative_to(ROOT).as_posix()}
