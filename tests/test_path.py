@@ -15,7 +15,7 @@ import xarray as xr
 from muni_nb.data.digits import quadrant_digits
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import train_verifier
-from muni_nb.experiments.grid import RESULTS_VERSION, Run, execute, find, write_result
+from muni_nb.experiments.grid import RESULTS_VERSION, TRAINING_VERSION, Run, execute, find, write_result
 from muni_nb.latent.gaussian import POOLINGS
 from muni_nb.latent.subsets import PRIOR_SUBSETS
 from muni_nb.models.muni import MUNI, Routes
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "ablations" / "routing.ipynb"
 GOLDEN = Path(__file__).with_name("golden.json")
 TINY = dict(sizes=Sizes.tiny(), recipe=Recipe(steps=4, batch_size=32), bench={"size": 16, "rows": 400, "test_rows": 60},
-            verifier={"steps": 2}, evaluation={"rows": 20, "steps": 2})
+            verifier={"steps": 2}, evaluation={"rows": 20, "steps": 2, "per_class": 60, "probe_steps": 8})
 
 
 @pytest.fixture(scope="module")
@@ -72,26 +72,33 @@ def test_the_prior_gradient_switch(bench):
     assert reached == [True, False]
 
 
-def test_numbers_change_only_with_the_results_version():
-    "A few float32 steps of each cell against stored figures. After a meant change: raise RESULTS_VERSION, delete golden.json, run, commit."
+def test_numbers_change_only_with_their_version():
+    """A few float32 steps of each cell, and the judges' figures of one model, against stored ones.
+
+    After a meant change: raise TRAINING_VERSION or RESULTS_VERSION, delete golden.json, run, commit."""
     full = quadrant_digits(16, rows=400, test_rows=60)
-    now = {"results_version": RESULTS_VERSION}
+    now, rounded = {"training_version": TRAINING_VERSION, "results_version": RESULTS_VERSION}, lambda values: [float(f"{v:.5g}") for v in values]
     for cell, routes in {"MUNI": Routes(), **Routes().neighbours()}.items():
-        now[cell] = [float(f"{v:.5g}") for v in trained(full, routes)[1].term_value.values[-1]]
+        model, log = trained(full, routes)
+        now[cell] = rounded(log.term_value.values[-1])
+    ds = evaluate(model, full, train_verifier(full, steps=2, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, bf16=False)
+    now["judges"] = rounded([ds.rate_leave_one_out, ds.rate_gap.sum(), ds.nat_value.sum(), ds.leakage.sel(given="view0"), ds.private_r2.sum(), ds.predictive_gap.sum(), ds.label_cross_entropy.sum()])
     if not GOLDEN.exists():
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
         pytest.fail("golden.json was missing and has been written: look at it and commit it")
     then = json.loads(GOLDEN.read_text())
-    assert then["results_version"] == RESULTS_VERSION, "golden.json is of another RESULTS_VERSION: delete it, run again, commit"
-    for cell in now.keys() - {"results_version"}:
-        assert now[cell] == pytest.approx(then[cell], rel=2e-3), f"{cell}: numbers changed; raise RESULTS_VERSION"
+    for version in ("training_version", "results_version"):
+        assert then[version] == now[version], f"golden.json is of another {version.upper()}: delete it, run again, commit"
+    for cell in now.keys() - {"training_version", "results_version"}:
+        version = "RESULTS_VERSION" if cell == "judges" else "TRAINING_VERSION"
+        assert now[cell] == pytest.approx(then[cell], rel=2e-3), f"{cell}: numbers changed; raise {version}"
 
 
 def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
     model, _ = trained(bench, Routes())
     verifier = train_verifier(bench, steps=2, progress=False)
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    evaluate(model, bench, verifier, rows=20, steps=2)
+    evaluate(model, bench, verifier, rows=20, steps=2, per_class=60, probe_steps=8)
     assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
@@ -101,11 +108,23 @@ def test_a_run_cut_off_before_its_evaluation_ends_as_if_it_had_not_been(tmp_path
     import muni_nb.experiments.grid as grid
     monkeypatch.setattr(grid, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): execute(run, tmp_path / "cut")
-    assert not find(run, tmp_path / "cut") and list((tmp_path / "cut" / "checkpoints").rglob("*.safetensors"))
+    (curves,) = (tmp_path / "cut" / "models").rglob("curves.nc")          # the model is whole, and is not trained again
+    assert not find(run, tmp_path / "cut")
     monkeypatch.undo()
     resumed = xr.load_dataset(execute(run, tmp_path / "cut"), engine="h5netcdf")
     clocks = ["train_seconds", "evaluation_seconds"]
     assert whole.drop_vars(clocks).equals(resumed.drop_vars(clocks))
+
+
+def test_a_model_that_was_not_written_whole_is_trained_again(tmp_path):
+    run = Run("MUNI", **TINY)
+    whole = xr.load_dataset(execute(run, tmp_path), engine="h5netcdf")
+    kept = tmp_path / "models" / run.model_name
+    (kept / "curves.nc").unlink()
+    (kept / "model.safetensors").write_bytes(b"cut")
+    find(run, tmp_path).unlink()
+    clocks = ["train_seconds", "evaluation_seconds"]
+    assert whole.drop_vars(clocks).equals(xr.load_dataset(execute(run, tmp_path), engine="h5netcdf").drop_vars(clocks))
 
 
 def test_a_result_that_cannot_be_written_leaves_nothing_behind(tmp_path):
@@ -120,7 +139,7 @@ def run_papermill(folder, output, **parameters):
 
 
 def gathered(folder):
-    return xr.load_dataset(next((folder / "gathered").glob("smoke-*.nc")), engine="h5netcdf").drop_vars(["train_seconds", "evaluation_seconds"])
+    return xr.load_dataset(next((folder / "gathered").glob("routing-smoke-*.nc")), engine="h5netcdf").drop_vars(["train_seconds", "evaluation_seconds"])
 
 
 def test_a_papermill_sweep_is_resumed_after_a_kill_and_never_computed_twice(tmp_path):
@@ -129,19 +148,19 @@ def test_a_papermill_sweep_is_resumed_after_a_kill_and_never_computed_twice(tmp_
     command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(tmp_path / "cut.ipynb"), "--no-progress-bar", "-p", "preset", "smoke",
                "-p", "folder", str(cut), "-p", "workers", "2", "-y", "{seeds: [0, 1], poolings: [poe, moe]}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not list(cut.glob("*.nc")):
+    while not list((cut / "runs").glob("*.nc")):
         assert process.poll() is None, "the sweep ended before a run did"
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
+    finished = {p: p.stat().st_mtime_ns for p in (cut / "runs").glob("*.nc")}
     assert len(finished) < 6
     run_papermill(cut, tmp_path / "cut.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=2)
-    assert len(list(cut.glob("*.nc"))) == 6 and all(p.stat().st_mtime_ns == t for p, t in finished.items())
+    assert len(list((cut / "runs").glob("*.nc"))) == 6 and all(p.stat().st_mtime_ns == t for p, t in finished.items())
     assert gathered(cut).equals(gathered(whole))
-    stamps = {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
+    stamps = {p: p.stat().st_mtime_ns for p in (cut / "runs").glob("*.nc")}
     executed = run_papermill(cut, tmp_path / "again.ipynb", seeds=[0, 1], poolings=["poe", "moe"], workers=2)
-    assert stamps == {p: p.stat().st_mtime_ns for p in cut.glob("*.nc")}
+    assert stamps == {p: p.stat().st_mtime_ns for p in (cut / "runs").glob("*.nc")}
     assert "6 runs: 6 finished before, 0 to do" in json.dumps(executed)
 
 

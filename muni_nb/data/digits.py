@@ -218,9 +218,9 @@ def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: in
     specs |= {k: Spec(k, "category", classes=n) for k, n in ATTRIBUTES.items()}
     carries = {k: tuple(ATTRIBUTES) for k in VIEWS} | {k: (k,) for k in ATTRIBUTES}
     train = draw_rows(range(rows), "train", pens["train"], size, seed, availability, style)
-    test = draw_rows(range(test_rows), "test", pens["test"], size, seed, "full", style)
+    draw = lambda index, split="test": draw_rows(index, split, pens[split], size, seed, "full", style)
     config = {"builder": builder, **options, "style": asdict(style), **content}
-    return Benchmark(builder, specs, train, test, ATTRIBUTES, carries, config)
+    return Benchmark(builder, specs, train, draw(range(test_rows)), ATTRIBUTES, carries, config, draw)
 
 
 def quadrant_digits(size: int = 32, rows: int = 20_000, test_rows: int = 2_000, seed: int = 0,

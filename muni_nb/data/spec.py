@@ -7,6 +7,7 @@ __all__ = ['prepare_image', 'prepare_category', 'Spec', 'to_uint8', 'Rows', 'sho
 
 # %% ../../nbs/data/00_spec.ipynb #2fd42855
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -114,6 +115,12 @@ class Benchmark:
     attributes: dict[str, int]             # attribute -> number of values
     carries: dict[str, tuple[str, ...]]    # modality -> the attributes it carries
     config: dict                           # all that determines the rows, as JSON values
+    draw: Callable[[Sequence[int], str], Rows] | None = None   # rows by number and split, also beyond those above
+
+    @property
+    def cells(self) -> int:
+        "Combinations of attribute values. Rows i and i + cells have the same, so a run of `cells` rows has each once."
+        return math.prod(self.attributes.values())
 
     @property
     def truth(self) -> dict[str, float]:

@@ -95,10 +95,12 @@ class ImageDecoder(nn.Module):
         linear = (t * PIXEL_VARIANCE - (1 - t)) / spread * x
         return linear + (PIXEL_VARIANCE / spread).sqrt() * self.unet(x / spread.sqrt(), condition)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
-        "Flow-matching loss [B] of pictures `x` given `z`: velocity error summed over pixels, one time a row."
+    def loss(self, x: Tensor, z: Tensor, member: Tensor, told: float | None = None) -> Tensor:
+        """Flow-matching loss [B] of pictures `x` given `z`: velocity error summed over pixels, one time a row.
+
+        A fraction `told` of the rows sees `z`, all but `drop` of them if it is None."""
         noise, t = torch.randn_like(x), logit_normal_time(len(x), device=x.device)
-        keep = torch.rand(len(x), device=x.device) >= self.drop
+        keep = torch.rand(len(x), device=x.device) >= (self.drop if told is None else 1 - told)
         error = self.velocity(path(x, noise, t), t, z, member, keep) - velocity_target(x, noise)
         return error.square().flatten(1).sum(1)
 
