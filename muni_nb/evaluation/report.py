@@ -69,6 +69,6 @@ def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, r
     parts.append(verifier_error(verifier, bench.specs, bench.test))
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     order = [route_name(g) for g in routes]
-    ds = ds.sel(given=[*order, *(g for g in ds.given.values if g not in order)])
+    ds = ds.sel(given=[*order, *(g for g in ds.given.values if g not in order)], attribute=[*bench.attributes, "both"])
     return ds.assign_attrs(evaluation_rows=min(rows, len(bench.test)), decoder_steps=steps, evaluation_seed=seed,
                            parameters=sum(p.numel() for p in model.parameters()), evaluation_seconds=time.perf_counter() - began)

@@ -178,12 +178,12 @@ def pool_of(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads, os.getpid()))
 
 
-def sweep(runs: Sequence[Run], folder: str | Path, *, records: str | Path | None = None, workers: int = 2, device: str = "cpu",
+def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Path] = (), workers: int = 2, device: str = "cpu",
           executor: Executor | None = None, report=print) -> xr.Dataset:
-    """Execute the runs that neither `folder` nor `records` holds, and gather all. `report` is told of each run as it ends.
+    """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all. `report` is told of each run as it ends.
 
     RuntimeError, after all others are done, if any run failed; what finished is kept."""
-    folders = [folder, *([records] if records else [])]
+    folders = [folder, *records]
     todo = {run.name: run for run in runs if not find(run, *folders)}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
     for arguments, training in sorted({(json.dumps(r.bench, sort_keys=True), json.dumps(r.verifier, sort_keys=True)) for r in todo.values()}):

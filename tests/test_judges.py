@@ -1,0 +1,78 @@
+"What must hold of every judge, whatever it judges."
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from muni_nb.evaluation.coherence import entropy, every_subset, independent_agreement, pair_agreement, route_name, sampling_variation, total_variation
+from muni_nb.evaluation.fidelity import frechet, kid
+from muni_nb.evaluation.known import KnownJudge, KnownModel, known_benchmark
+from muni_nb.evaluation.minimality import leakage
+from muni_nb.evaluation.report import evaluate
+from muni_nb.latent.gaussian import Posterior
+
+seeds = st.integers(0, 2**31)
+quick = settings(deadline=None, max_examples=20)
+
+
+@quick
+@given(seeds, st.integers(2, 30), st.integers(1, 4), st.integers(2, 5))
+def test_the_independent_control_is_the_mean_over_pairs_of_different_rows_of_one_group(seed, rows, groups, classes):
+    torch.manual_seed(seed)
+    group, views = torch.randint(groups, (rows,)), {k: torch.randint(classes, (rows,)) for k in "abc"}
+    pairs = [(x[i] == y[j]).item() for x, y in ((views["a"], views["b"]), (views["a"], views["c"]), (views["b"], views["c"]))
+             for i in range(rows) for j in range(rows) if i != j and group[i] == group[j]]
+    found = independent_agreement(views, group)
+    assert math.isnan(found) if not pairs else found == pytest.approx(np.mean(pairs))
+
+
+@quick
+@given(seeds, st.integers(2, 6))
+def test_total_variation_and_entropy_stay_in_their_ranges_and_do_not_know_the_names_of_values(seed, classes):
+    torch.manual_seed(seed)
+    shown, group, rename = torch.randint(classes, (40,)), torch.randint(3, (40,)), torch.randperm(classes)
+    value = total_variation(shown, group, classes)
+    assert 0 <= value <= 1 - 1 / classes + 1e-9 and value == pytest.approx(total_variation(rename[shown], group, classes))
+    assert 0 < sampling_variation(group, classes) < 1
+    nats = entropy(shown.view(4, 10), classes)
+    assert torch.allclose(nats, entropy(rename[shown].view(4, 10), classes)) and (nats >= 0).all()
+
+
+@quick
+@given(seeds, st.floats(-3, 3), st.floats(0.1, 10))
+def test_leakage_does_not_depend_on_the_units_of_the_latent_and_never_exceeds_its_ceiling(seed, shift, scale):
+    torch.manual_seed(seed)
+    mean, logvar = torch.randn(50, 2, 4), torch.randn(50, 2, 4) - 1
+    here = Posterior(torch.full((50, 2), -math.log(2)), mean, logvar)
+    z = here.sample(torch.randn(50, 4), torch.rand(50))
+    there = Posterior(here.logw, scale * mean + shift, logvar + 2 * math.log(scale))
+    nats, _, ceiling = leakage(here, z)
+    assert nats == pytest.approx(leakage(there, scale * z + shift)[0], abs=1e-3) and nats <= ceiling == math.log(50)
+
+
+@quick
+@given(seeds, st.floats(0.5, 2))
+def test_distances_of_laws_are_symmetric_and_grow_as_they_should(seed, scale):
+    torch.manual_seed(seed)
+    a, b = torch.randn(40, 6), 1 + torch.randn(50, 6)
+    assert frechet(a, b) == pytest.approx(frechet(b, a)) and kid(a, b)[0] == pytest.approx(kid(b, a)[0], rel=1e-9)
+    assert frechet(scale * a, scale * b) == pytest.approx(scale**2 * frechet(a, b), rel=1e-6) and frechet(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_every_route_can_be_judged():
+    bench = known_benchmark(rows=400, test_rows=80)
+    routes = [(), *(g for g in every_subset(bench) if len(g) < len(bench.specs))]
+    torch.manual_seed(0)
+    ds = evaluate(KnownModel(bench), bench, KnownJudge(), rows=80, routes=routes, per_class=50, probe_steps=8, bf16=False)
+    assert ds.given.values.tolist() == [*map(route_name, routes), "+".join(bench.specs)]
+    for route in routes[1:]:
+        for attribute in {a for k in route for a in bench.carries[k]}:
+            assert (ds.accuracy.sel(given=route_name(route), attribute=attribute).dropna("want") == 1).all()
+    assert ds.attribute.values.tolist() == ["digit", "quadrant", "both"]
+
+
+def test_pairs_that_always_agree_and_pairs_that_never_do():
+    one = torch.zeros(5, dtype=torch.int64)
+    assert pair_agreement({"a": one, "b": one}).mean() == 1 and pair_agreement({"a": one, "b": one + 1}).mean() == 0
