@@ -152,14 +152,14 @@ def coherence(bench: Benchmark, verifier: Verifier, rows: Rows, draws: Mapping[t
     """Accuracy, coherence, agreement and total variation of `draws` {given set: what `draw` returns}, with chance and real-row ceilings.
 
     What the given modalities do not carry is open: the control and total variation are for sets of labels and for nothing.
-    `keep` rows of the views are kept as pictures."""
+    `keep` rows of the views are kept as pictures, of sets without a view."""
     names, wants, attributes = [route_name(g) for g in draws], list(bench.specs), [*bench.attributes, "both"]
     views = [k for k, s in bench.specs.items() if s.kind == "image"]
     size = {**bench.attributes, "both": bench.cells}
     empty = lambda *shape: np.full((len(draws), *shape, len(attributes)), np.nan)
     accuracy, agreement, control, variation, sampling = empty(len(wants)), empty(), empty(), empty(), empty()
     coherent = np.full(len(attributes), np.nan)
-    pictures = np.zeros((len(draws), keep, len(views), *bench.specs[views[0]].shape), np.uint8)
+    pictures = {}
     for i, (given, drawn) in enumerate(draws.items()):
         shown = read(bench, verifier, drawn)
         carried = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
@@ -174,20 +174,21 @@ def coherence(bench: Benchmark, verifier: Verifier, rows: Rows, draws: Mapping[t
                 if a not in carried and not (a == "both" and carried):
                     variation[i, j] = np.mean([total_variation(seen[a][k], group, size[a]) for k in views])
                     sampling[i, j] = sampling_variation(group, size[a])
-        for j, k in enumerate(views):
-            x = drawn[k][:keep] if k in drawn else bench.specs[k].prepare(rows.values[k][:keep])
-            pictures[i, :len(x), j] = to_uint8(x.float().cpu()).numpy()
+            pictures[names[i]] = np.stack([to_uint8(drawn[k][:keep].float().cpu()).numpy() for k in views], 1)
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     by_route = ("given", "attribute")
-    return xr.Dataset({
+    ds = xr.Dataset({
         "accuracy": (("given", "want", "attribute"), accuracy, fraction("output shows what the given modalities carry")),
         "agreement": (by_route, agreement, fraction("pairs of views drawn together that agree")),
         "agreement_independent": (by_route, control, fraction("pairs of views of independent latents, given the same, that agree")),
         "total_variation": (by_route, variation, fraction("total variation from the true law of what is left open")),
         "total_variation_sampling": (by_route, sampling, fraction("total variation to be expected of as many true samples")),
         "coherence": ("attribute", coherent, fraction("unconditional draws in which all modalities agree")),
-        "picture": (("given", "draw", "view", "channel", "y", "x"), pictures, {"units": "1", "long_name": "first rows of the views, as drawn or given"}),
-    }, coords={"given": names, "want": wants, "attribute": attributes, "view": views}).merge(references(bench, verifier, rows))
+    }, coords={"given": names, "want": wants, "attribute": attributes, "view": views})
+    if pictures:
+        shape = ("given", "draw", "view", "channel", "y", "x")
+        ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures)}), join="outer").sel(given=names)
+    return ds.merge(references(bench, verifier, rows))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f
 def references(bench: Benchmark, verifier: Verifier, rows: Rows) -> xr.Dataset:

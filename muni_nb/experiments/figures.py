@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import xarray as xr
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy import stats
 
 # %% ../../nbs/experiments/01_figures.ipynb #656a0002
@@ -73,7 +74,7 @@ def headline(ds: xr.Dataset) -> xr.Dataset:
     for what, given in (("one view", views), ("leave-one-out", but_one), ("all given", [everything])):
         add("minimality", f"leakage, {what}", "leakage", "nats", nan, 0.0, given=given)
         add("minimality", f"private R², {what}", "private_r2", "fraction", nan, 0.0, given=given)
-    add("fidelity", "Fréchet distance", "frechet", "1", nan, ref("frechet_real"))
+    add("fidelity", "Frechet distance", "frechet", "1", nan, ref("frechet_real"))
     add("fidelity", "kernel distance", "kid", "1", nan, ref("kid_real"))
     add("fidelity", "copies", "copies", "fraction", nan, ref("copies_real"))
     metric = pd.Index(rows, name="metric")
@@ -201,11 +202,13 @@ def nats_panels(ds: xr.Dataset):
         sns.lineplot(frame, x="size", y="value", hue="cell", errorbar=None, palette="colorblind", ax=ax, legend=False)
         sns.scatterplot(frame, x="size", y="value", hue="cell", palette="colorblind", s=14, ax=ax, legend=ax is axes[0])
         ax.axhline(ideal, ls="--", color="0.3", lw=1)
-        ax.set(xlabel="number of given modalities", ylabel="", title=name, xticks=range(1, max(size[1]) + 1), yscale="log" if ideal else "linear")
+        ax.set(xlabel="modalities given", ylabel="", title=name, xticks=range(1, max(size[1]) + 1), yscale="log" if ideal else "linear")
+        if ideal: ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
     frame = ds.private_r2.reset_coords(drop=True).assign_coords(size=size).groupby("size").mean().rename("value").to_dataframe().reset_index().dropna(subset="value")
     sns.barplot(frame[frame["size"] == 1], x="factor", y="value", hue="cell", errorbar=None, palette="colorblind", ax=axes[3], legend=False)
     axes[3].set(xlabel="", ylabel="", title="R² of private factors, one view")
-    sns.move_legend(axes[0], "upper center", bbox_to_anchor=(2.2, -0.25), ncol=6, title=None)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=ds.cell.size)
+    axes[0].get_legend().remove()
     for ax in axes: ax.title.set_fontsize(9)
     return fig
 

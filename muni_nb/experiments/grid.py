@@ -89,7 +89,8 @@ def write_result(ds: xr.Dataset, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        ds.to_netcdf(temporary, engine="h5netcdf", encoding={k: {"zlib": True} for k, v in ds.data_vars.items() if v.ndim > 1})
+        whole = {"dtype": "int16", "_FillValue": -1}                                   # pictures: bytes, or missing
+        ds.to_netcdf(temporary, engine="h5netcdf", encoding={k: {"zlib": True, **(whole if k == "picture" else {})} for k, v in ds.data_vars.items() if v.size > 500})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
