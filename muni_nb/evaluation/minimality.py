@@ -85,7 +85,7 @@ def minimality(model, bench: Benchmark, held, rows: Rows, *, given: Sequence[tup
     given = every_subset(bench) if given is None else list(given)
     sets = leaky_sets(bench) if sets is None else list(sets)
     loo = [tuple(k for k in names if k != out) for out in names]
-    priced = {g: torch.stack(model.rate(held.only(g), draws)).double().cpu() for g in dict.fromkeys([*given, *loo])}
+    priced = {g: torch.stack(model.rate(held.only(g), draws=draws)).double().cpu() for g in dict.fromkeys([*given, *loo])}
     rate, gap = np.array([priced[g].mean(1).numpy() for g in given]).reshape(-1, 2).T
     left_out = torch.stack([priced[g] for g in loo]).mean(0)                                      # [2, N]: each row's mean over the sets
     nats = lambda long_name, n=n: {"units": "nats", "long_name": long_name, "n": n}
@@ -93,7 +93,7 @@ def minimality(model, bench: Benchmark, held, rows: Rows, *, given: Sequence[tup
         "rate": ("given", rate, nats("rate of the latent (mean over components: a bound for mixtures)")),
         "rate_gap": ("given", gap, nats("by how much a mixture's rate is too high, Monte Carlo")),
         "rate_leave_one_out": ((), left_out[0].mean().item(), nats("rate of leave-one-out latents, mean over the sets")),
-        "rate_leave_one_out_se": ((), (left_out[0].std() / n**0.5).item(), nats("standard error of that over rows")),
+        "rate_leave_one_out_se": ((), ((left_out[0] - left_out[1]).std() / n**0.5).item(), nats("standard error of that over rows, less the gap")),
         "rate_gap_leave_one_out": ((), left_out[1].mean().item(), nats("by how much that rate is too high for mixtures, Monte Carlo")),
         "rate_minimal": ((), bench.truth["joint"], nats("rate of a minimal coherent code")),
     }, coords={"given": [route_name(g) for g in given]})
@@ -106,8 +106,8 @@ def minimality(model, bench: Benchmark, held, rows: Rows, *, given: Sequence[tup
     total = classes * per_class
     return ds.merge(xr.Dataset({
         "leakage": ("given", value.mean(0), nats("private information in the latent, within a class (a lower bound)", total)),
-        "leakage_se": ("given", (error**2).sum(0)**0.5 / classes, nats("standard error of that over rows", total)),
+        "leakage_se": ("given", ((error**2).sum(0) / classes**2 + value.var(0, ddof=1 if classes > 1 else 0) / classes) ** 0.5, nats("standard error of that over rows and classes", total)),
         "leakage_ceiling": ((), ceiling.mean(), nats("the most that its estimate can say", total)),
-        "leakage_saturated": ("given", (value.mean(0) > 0.8 * ceiling.mean()).astype(float), {"units": "1", "long_name": "1 where leakage is above 0.8 of its ceiling", "n": total}),
+        "leakage_saturated": ("given", (value > 0.8 * ceiling).any(0).astype(float), {"units": "1", "long_name": "1 where leakage is above 0.8 of its ceiling in some class", "n": total}),
         "private_r2": (("given", "factor"), r2, {"units": "fraction", "long_name": "variance of the given views' own private factors explained linearly within a class", "n": total // 2}),
     }, coords={"given": [route_name(g) for g in sets], "factor": factors}), join="outer").sel(given=[route_name(g) for g in dict.fromkeys([*given, *sets])])

@@ -26,7 +26,8 @@ def judge_draws(model, bench: Benchmark, verifier: Verifier, rows: int, routes: 
     torch.manual_seed(seed)
     test, labels = bench.test.select(slice(rows)), {k for k, s in bench.specs.items() if s.kind == "category"}
     draws = draw(model, bench, test, routes, **options)
-    parts = [coherence(bench, verifier, test, draws), decoder_entropy(model, bench, verifier, test, [g for g in routes if set(g) <= labels], **options)]
+    parts, open_ = [coherence(bench, verifier, test, draws)], [g for g in routes if set(g) <= labels]
+    if open_: parts.append(decoder_entropy(model, bench, verifier, test, open_, **options))
     if () in draws and bench.draw: parts.append(fidelity(bench, verifier, draws[()], bench.test))
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
@@ -58,7 +59,8 @@ def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, r
     if routes is None:
         labels = {k for k, s in bench.specs.items() if s.kind == "category"}
         routes = [g for g in published_routes(bench) if inferring or set(g) <= labels]
-    routes, several = [tuple(g) for g in routes], isinstance(guidance, Sequence)
+    routes, several = list(dict.fromkeys(tuple(g) for g in routes)), isinstance(guidance, Sequence)
+    if full := [g for g in routes if set(g) >= set(bench.specs)]: raise ValueError(f"route {route_name(full[0])} gives everything: nothing is left to draw")
     with torch.random.fork_rng(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         parts = [judge_draws(model, bench, verifier, rows, routes, seed, steps=steps, guidance=strength).assign_coords(guidance=strength)
                  for strength in (guidance if several else [guidance])]

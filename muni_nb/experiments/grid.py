@@ -15,7 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -36,7 +36,7 @@ from ..nets.build import Sizes
 from ..training.fit import Recipe, fit
 
 TRAINING_VERSION = 1   # raised when trained weights change
-RESULTS_VERSION = 2    # raised when any figure changes
+RESULTS_VERSION = 3    # raised when any figure changes
 
 # %% ../../nbs/experiments/00_grid.ipynb #8392f7fb
 MODELS = {"MUNI": lambda specs, run: MUNI(specs, run.routes, run.sizes), "Oracle": lambda specs, run: Oracle(specs, run.sizes)}
@@ -105,6 +105,7 @@ def find(run: Run, *folders: str | Path) -> Path | None:
 def gather(runs: Iterable[Run], *folders: str | Path) -> xr.Dataset:
     "The finished ones of `runs` as one dataset over (cell, seed), cells in the order of `runs`; ValueError if there is none."
     cells: dict[str, list[xr.Dataset]] = {}
+    runs = list(runs)
     for run in runs:
         if path := find(run, *folders):
             ds = xr.load_dataset(path, engine="h5netcdf")
@@ -114,8 +115,8 @@ def gather(runs: Iterable[Run], *folders: str | Path) -> xr.Dataset:
     every = [ds for parts in cells.values() for ds in parts]
     if len({(str(ds.cell[0].item()), int(ds.seed[0])) for ds in every}) < len(every):
         raise ValueError("a cell and seed occur twice among the runs: give the cells different names and the seeds different numbers")
-    if len({tuple(ds.guidance.values.ravel().tolist()) for ds in every}) > 1:
-        raise ValueError("these runs were evaluated at different guidances: gather them apart")
+    judged = {json.dumps([{k: v for k, v in run.evaluation.items() if k != "routes"}, run.verifier], sort_keys=True) for run in runs}
+    if len(judged) > 1: raise ValueError(f"these runs were judged differently: gather them apart ({'; '.join(sorted(judged))})")
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}
     return xr.concat([xr.concat(parts, "seed", **options) for parts in cells.values()], "cell", **options)
 
@@ -132,6 +133,7 @@ def trained(run: Run, folder: str | Path, device: str = "cpu", progress: bool = 
     model = MODELS[run.model](bench.specs, run)
     if not (kept / "curves.nc").exists():
         curves = fit(model, bench, folder=working, device=device, progress=progress, recipe=run.recipe)
+        if (kept / "curves.nc").exists(): return trained(run, folder, device)                           # another process was faster
         model.save(kept)
         write_result(curves.assign_attrs(device=device, threads=torch.get_num_threads()), kept / "curves.nc")   # last: where it is, the model is whole
         shutil.rmtree(working, ignore_errors=True)                                                       # another process may have finished the same run
@@ -151,7 +153,7 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     bench = _bench(json.dumps(run.bench, sort_keys=True))
     verifier = verifier_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     model, curves = trained(run, folder, device, progress)
-    ds = evaluate(model, bench, verifier, **{"bf16": run.recipe.bf16, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
+    ds = evaluate(model, bench, verifier, **{"bf16": run.recipe.bf16, "seed": run.seed, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
     versions = {k: version(k) for k in ("muni_nb", "torch", "numpy", "xarray", "scikit-learn")}
     ds = ds.assign(train_seconds=((), ds.attrs.pop("train_seconds"), {"units": "s", "long_name": "wall time of training"}),
                    evaluation_seconds=((), ds.attrs.pop("evaluation_seconds"), {"units": "s", "long_name": "wall time of evaluation"}),
@@ -185,7 +187,7 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Pa
 
     RuntimeError, after all others are done, if any run failed; what finished is kept."""
     folders = [folder, *records]
-    todo = {run.name: run for run in runs if not find(run, *folders)}
+    todo = {_digest(run.config()): run for run in runs if not find(run, *folders)}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
     for arguments, training in sorted({(json.dumps(r.bench, sort_keys=True), json.dumps(r.verifier, sort_keys=True)) for r in todo.values()}):
         report(f"verifier of {arguments}")                            # once, before the workers want it
@@ -193,11 +195,17 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Pa
     failed, began, own = {}, time.perf_counter(), executor is None and bool(todo)
     pool = pool_of(workers) if own else executor
     try:
-        waiting = {pool.submit(execute, run, folder, device): name for name, run in todo.items()}
-        for done, future in enumerate(as_completed(waiting), 1):
-            name = waiting[future]
-            if error := future.exception(): failed[name] = error
-            report(f"[{done}/{len(todo)}] {name}: {'failed: ' + repr(error) if error else 'done'}, {time.perf_counter() - began:.0f} s")
+        queues: dict[str, list[Run]] = {}                                 # runs of one model one after the other: it is trained once
+        for run in todo.values(): queues.setdefault(run.model_name, []).append(run)
+        submit = lambda queue: (pool.submit(execute, queue[0], folder, device), queue)
+        waiting, ended = dict(submit(queue) for queue in queues.values()), 0
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                run, *rest = waiting.pop(future)
+                if error := future.exception(): failed[run.name] = error
+                ended += 1
+                report(f"[{ended}/{len(todo)}] {run.name}: {'failed: ' + repr(error) if error else 'done'}, {time.perf_counter() - began:.0f} s")
+                if rest: waiting |= dict([submit(rest)])
     except BaseException:
         if own:                                                       # an interrupt must not wait for the runs in flight
             for process in list(pool._processes.values()): process.terminate()

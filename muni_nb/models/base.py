@@ -7,6 +7,7 @@ __all__ = ['LatentModel', 'Given', 'specs_from', 'sizes_from']
 
 # %% ../../nbs/models/00_base.ipynb #f3a88026
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -155,8 +156,12 @@ def save(self: LatentModel, folder: str | Path) -> Path:
     "Write `model.safetensors` and `config.json` into `folder` (made if missing)."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(self.config(), indent=1))
+    parts = {"model.safetensors": lambda path: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path),
+             "config.json": lambda path: path.write_text(json.dumps(self.config(), indent=1))}
+    for name, write in parts.items():
+        temporary = folder / f"{name}.{os.getpid()}.tmp"
+        write(temporary)
+        os.replace(temporary, folder / name)       # a reader sees the old file or the new one
     return folder
 
 # %% ../../nbs/models/00_base.ipynb #e77f2564

@@ -138,10 +138,15 @@ class Experts:
 @torch.no_grad()
 def encoded(self: MUNI, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Experts:
     "The experts of the rows of `values`, for `infer`, `posterior`, `rate` and `sample`: encoded once, asked often."
-    if isinstance(values, Experts): return values
-    values, mask = self.prepare(values, present)
-    parts = [self.encode({k: v[i:i + chunk] for k, v in values.items()}, mask[i:i + chunk]) for i in range(0, len(mask), chunk)]
-    return Experts(tuple(self.names), *(torch.cat(part) for part in zip(*parts)), mask)
+    if isinstance(values, Experts):
+        if present is not None: raise ValueError("these rows are encoded: say what is present when encoding them, or use only(...)")
+        return values
+    rows, parts = max(map(len, values.values()), default=1), []
+    here = {k: torch.as_tensor(v) for k, v in (present or {}).items()}
+    for i in range(0, rows, chunk):
+        some, mask = self.prepare({k: v[i:i + chunk] for k, v in values.items()}, {k: v[i:i + chunk] if v.shape == (rows,) else v for k, v in here.items()})
+        parts.append((*self.encode(some, mask), mask))
+    return Experts(tuple(self.names), *(torch.cat(part) for part in zip(*parts)))
 
 
 @patch
