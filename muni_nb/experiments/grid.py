@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import threading
 import time
@@ -76,7 +77,7 @@ class Run:
     @property
     def name(self) -> str:
         "The stem of its result's file: cell, seed and the start of a hash."
-        return f"{self.cell.replace(' ', '_')}-{self.seed}-{_digest(self.config())}"
+        return f"{re.sub('[^A-Za-z0-9.]+', '_', self.cell)}-{self.seed}-{_digest(self.config())}"
 
     @property
     def model_name(self) -> str:
@@ -98,8 +99,7 @@ def write_result(ds: xr.Dataset, path: Path) -> None:
 
 def find(run: Run, *folders: str | Path) -> Path | None:
     "The file of a finished run in the first of the folders that holds it, whatever its cell was called."
-    tail = run.name.removeprefix(run.cell.replace(" ", "_"))
-    return next((path for folder in folders for path in sorted(Path(folder).glob(f"*{tail}.nc"))), None)
+    return next((path for folder in folders for path in sorted(Path(folder).glob(f"*-{run.seed}-{_digest(run.config())}.nc"))), None)
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
