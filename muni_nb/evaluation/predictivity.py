@@ -8,11 +8,10 @@ __all__ = ['AMBIGUOUS', 'Probes', 'fit_probes', 'cross_entropy', 'left_open', 'n
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #6a1e5345
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
 
