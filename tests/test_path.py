@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import papermill
@@ -83,15 +84,23 @@ def test_numbers_change_only_with_their_version():
         now[cell] = rounded(log.term_value.values[-1])
     ds = evaluate(model, full, train_verifier(full, steps=2, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, bf16=False)
     now["judges"] = rounded([ds.rate_leave_one_out, ds.rate_gap.sum(), ds.nat_value.sum(), ds.leakage.sel(given="view0"), ds.private_r2.sum(), ds.predictive_gap.sum(), ds.label_cross_entropy.sum()])
+    now["defaults"] = {type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}
     if not GOLDEN.exists():
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
         pytest.fail("golden.json was missing and has been written: look at it and commit it")
     then = json.loads(GOLDEN.read_text())
     for version in ("training_version", "results_version"):
         assert then[version] == now[version], f"golden.json is of another {version.upper()}: delete it, run again, commit"
-    for cell in now.keys() - {"training_version", "results_version"}:
+    for cell in now.keys() - {"training_version", "results_version", "defaults"}:
         version = "RESULTS_VERSION" if cell == "judges" else "TRAINING_VERSION"
         assert now[cell] == pytest.approx(then[cell], rel=2e-3), f"{cell}: numbers changed; raise {version}"
+
+
+def test_defaults_change_only_with_the_version():
+    "A run's identity leaves defaults out: a record would be taken for what it is not if one changed unnoticed."
+    then, now = json.loads(GOLDEN.read_text())["defaults"], json.loads(json.dumps({type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}))
+    for name, fields in then.items():
+        assert {k: now[name][k] for k in fields} == fields, f"a default of {name} changed: raise TRAINING_VERSION, delete golden.json, run, commit"
 
 
 def test_evaluation_leaves_the_model_and_the_generator_alone(bench):

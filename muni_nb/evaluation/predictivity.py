@@ -139,7 +139,7 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
         "prior_ambiguous": ((), unsure(prior), {"units": "fraction", "n": draws, "long_name": f"prior draws without a combination of attributes above {AMBIGUOUS}"}),
         "posterior_ambiguous": ((), unsure(z[-2]), {"units": "fraction", **n, "long_name": f"leave-one-out latents without a combination of attributes above {AMBIGUOUS}"}),
     }, coords={"given": [route_name(g) for g in sets], "attribute": list(heads)})
-    return ds.merge(label_targets(model, bench, z[:-2], sets))
+    return ds.merge(label_targets(model, bench, z[:-2], sets)) if any(s.kind == "category" for s in bench.specs.values()) else ds
 
 
 @torch.no_grad()

@@ -55,10 +55,9 @@ def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, r
     those without views). `steps`, `guidance`: of the image decoder; several guidances become a dimension, each on the same noise.
     `bf16`: networks run in bfloat16, as they are trained. `latents` off: draws alone are judged.
     `per_class`: rows behind leakage. `probe_steps`: of the probes' training."""
-    began, inferring = time.perf_counter(), hasattr(model, "rate")
+    began = time.perf_counter()
     if routes is None:
-        labels = {k for k, s in bench.specs.items() if s.kind == "category"}
-        routes = [g for g in published_routes(bench) if inferring or set(g) <= labels]
+        routes = [g for g in published_routes(bench) if set(g) <= set(model.reads)]
     routes, several = list(dict.fromkeys(tuple(g) for g in routes)), isinstance(guidance, Sequence)
     if full := [g for g in routes if set(g) >= set(bench.specs)]: raise ValueError(f"route {route_name(full[0])} gives everything: nothing is left to draw")
     with torch.random.fork_rng(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
@@ -66,8 +65,8 @@ def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, r
                  for strength in (guidance if several else [guidance])]
         if several: parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
         torch.manual_seed(seed)
-        if latents: parts.append(nat_value(model, bench, bench.test.select(slice(rows // 2))))
-        if latents and inferring: parts.append(judge_latents(model, bench, rows, per_class, probe_steps))
+        if latents and model.guided: parts.append(nat_value(model, bench, bench.test.select(slice(rows // 2))))
+        if latents and hasattr(model, "rate"): parts.append(judge_latents(model, bench, rows, per_class, probe_steps))
     parts.append(verifier_error(verifier, bench.specs, bench.test))
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     order = [route_name(g) for g in routes]
