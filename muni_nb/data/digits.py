@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'VIEWS', 'CORNERS', 'MIXTURE', 'Handwriting', 'sort_by_class', 'handwriting', 'Style', 'draw_masks',
            'photograph', 'separation', 'crop_corner', 'choose_crops', 'compose', 'uniforms', 'draw_view', 'observed',
-           'draw_rows', 'check', 'benchmark', 'quadrant_digits']
+           'in_blocks', 'draw_rows', 'check', 'benchmark', 'quadrant_digits']
 
 # %% ../../nbs/data/01_digits.ipynb #11165dc5
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -77,13 +78,15 @@ def draw_masks(images: Tensor, affine: Tensor, side: int, style: Style) -> Tenso
 # %% ../../nbs/data/01_digits.ipynb #9ecb833c
 @lru_cache
 def photograph(view: int, size: int, field: int) -> Image.Image:
-    "The photograph of view 0, 1 or 2, its shorter side scaled to `field` crops of `size` pixels."
-    if view == 2:
-        photo = Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    "The photograph of view 0 to 4, its shorter side scaled to `field` crops of `size` pixels; 3 and 4 are 2 and 1 recoloured."
+    scene, negative = ((0, [0, 0, 0]), (1, [0, 0, 0]), (2, [0, 0, 0]), (2, [0, 0, 255]), (1, [255, 255, 255]))[view]
+    if scene == 2:
+        pixels = np.asarray(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB"))
     else:
-        photo = Image.fromarray(load_sample_image(("china.jpg", "flower.jpg")[view]))
+        pixels = load_sample_image(("china.jpg", "flower.jpg")[scene])
+    photo = Image.fromarray(pixels ^ np.uint8(negative))             # 255 ^ x is 255 - x
     factor = field * size / min(photo.size)
-    return photo.convert("RGB").resize([round(n * factor) for n in photo.size], Image.Resampling.LANCZOS)
+    return photo.resize([round(n * factor) for n in photo.size], Image.Resampling.LANCZOS)
 
 # %% ../../nbs/data/01_digits.ipynb #2fb2405a
 def separation(ground: Tensor, masks: Tensor) -> Tensor:
@@ -161,7 +164,7 @@ def draw_view(view: int, digit: Tensor, quadrant: Tensor, u: Tensor,
     masks = draw_masks(pen.images[chosen], affine, size // 2, style)
     at = choose_crops(view, masks, CORNERS[quadrant], u[:, 5:].unflatten(1, (-1, 2)), style)
     image, where, colour = compose(view, masks, CORNERS[quadrant], at, style)
-    name = VIEWS[view]
+    name = f"view{view}"
     return {name: image, f"{name}.crop": where, f"{name}.colour": colour, f"{name}.affine": affine,
             f"{name}.source": pen.source[chosen]}
 
@@ -178,28 +181,36 @@ def observed(u: Tensor, availability: str) -> Tensor:
     return F.pad(views, (0, len(ATTRIBUTES)), value=True)
 
 # %% ../../nbs/data/01_digits.ipynb #9b823766
+def in_blocks(draw: Callable[[Tensor], dict[str, Tensor]], index, block: int) -> dict[str, Tensor]:
+    "The columns that `draw` gives for the row numbers `index` [N], asked for `block` of them at a time."
+    index, table = torch.as_tensor(index), {}
+    for start in range(0, len(index), block):
+        for k, v in draw(index[start:start + block]).items():
+            table.setdefault(k, v.new_empty(len(index), *v.shape[1:]))[start:start + block] = v
+    return table
+
+
 def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, availability: str = "full",
               style: Style = Style(), block: int = 1024) -> Rows:
     "The rows `index` of \"train\" or \"test\", written by `pen`: each a function of its number, whatever is beside it."
-    index = torch.as_tensor(index)
     wide = 5 + 2 * style.tries
-    table = {}
-    for start in range(0, len(index), block):
-        i = index[start:start + block]
+
+    def draw(i: Tensor) -> dict[str, Tensor]:
         u = uniforms(i, split, seed, 1 + len(VIEWS) * wide)
         part = {"digit": i % 10, "quadrant": i // 10 % 4, "available": observed(u[:, 0].contiguous(), availability)}
         for view, uk in enumerate(u[:, 1:].split(wide, 1)):
             part |= draw_view(view, part["digit"], part["quadrant"], uk, pen, size, style)
-        for k, v in part.items():
-            table.setdefault(k, v.new_empty(len(index), *v.shape[1:]))[start:start + block] = v
+        return part
+
+    table = in_blocks(draw, index, block)
     attributes = {k: table[k] for k in ATTRIBUTES}
     private = {k: v for k, v in table.items() if "." in k}
     return Rows({k: table[k] for k in VIEWS} | attributes, attributes, private, table["available"])
 
 # %% ../../nbs/data/01_digits.ipynb #b9402f3c
-def check(size: int, rows: int, test_rows: int, seed: int, availability: str):
-    "Raises ValueError, naming the option, if one of them is not what a benchmark can be built from."
-    for name, value, good in (("size", size, (16, 32, 64)), ("availability", availability, ("full", "published"))):
+def check(size: int, rows: int, test_rows: int, seed: int, availability: str, kinds: Sequence[str] = ("full", "published")):
+    "Raises ValueError, naming the option, if one of them is not what a benchmark can be built from; `kinds` of availability."
+    for name, value, good in (("size", size, (16, 32, 64)), ("availability", availability, kinds)):
         if value not in good:
             raise ValueError(f"{name} is {value!r}: want one of {', '.join(map(repr, good))}")
     for name, value, least in (("rows", rows, 1), ("test_rows", test_rows, 1), ("seed", seed, 0)):

@@ -24,7 +24,7 @@ def published_routes(bench: Benchmark) -> list[tuple[str, ...]]:
     "The given sets of the published tables: nothing, each label, all labels, each view, each pair of views."
     views = [k for k, s in bench.specs.items() if s.kind == "image"]
     labels = [k for k, s in bench.specs.items() if s.kind == "category"]
-    return [(), *((k,) for k in labels), tuple(labels), *((k,) for k in views), *combinations(views, 2)]
+    return list(dict.fromkeys([(), *((k,) for k in labels), tuple(labels), *((k,) for k in views), *combinations(views, 2)]))   # without labels, "all labels" is nothing
 
 
 def every_subset(bench: Benchmark) -> list[tuple[str, ...]]:
@@ -198,16 +198,17 @@ def coherence(bench: Benchmark, verifier: Verifier, rows: Rows, draws: Mapping[t
 def references(bench: Benchmark, verifier: Verifier, rows: Rows) -> xr.Dataset:
     "Chance and what real rows reach: `accuracy_chance`, `accuracy_real`, `agreement_chance`, `agreement_real`, `coherence_chance`, `coherence_real`."
     attributes, wants = [*bench.attributes, "both"], list(bench.specs)
-    views = sum(s.kind == "image" for s in bench.specs.values())
+    carriers = np.array([sum(a in carried for carried in bench.carries.values()) for a in bench.attributes])   # the first may show anything
     shown = read(bench, verifier, {k: rows.values[k] for k in wants})
     real, together = accuracy_of(bench, shown, rows, list(bench.attributes)), agreement_of(bench, shown)
     chance = np.array([1 / n for n in bench.attributes.values()])
-    chance = np.append(chance, chance.prod())
+    alike = chance ** (carriers - 1)
+    chance, alike = np.append(chance, chance.prod()), np.append(alike, alike.prod())
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     return xr.Dataset({
         "accuracy_chance": ("attribute", chance, fraction("accuracy by chance")),
         "agreement_chance": ("attribute", chance, fraction("agreement by chance")),
-        "coherence_chance": ("attribute", chance**views, fraction("coherence by chance")),
+        "coherence_chance": ("attribute", alike, fraction("coherence by chance")),
         "accuracy_real": (("want", "attribute"), [[real.get((m, a), np.nan) for a in attributes] for m in wants], fraction("accuracy of real rows")),
         "coherence_real": ("attribute", [together[a][0] for a in attributes], fraction("coherence of real rows")),
         "agreement_real": ("attribute", [together[a][1] for a in attributes], fraction("agreement of real rows")),

@@ -73,10 +73,13 @@ def left_open(bench: Benchmark, given: Sequence[str]) -> dict[str, float]:
 # %% ../../nbs/evaluation/03_predictivity.ipynb #8f778aea
 @torch.no_grad()
 def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset:
-    "`nat_value` (view): image decoder loss saved by a nat of the attributes, told by all labels, over the same noise; with standard error."
+    """`nat_value` (view): image decoder loss saved by a nat of the attributes, told by all labels, over the same noise; with standard error.
+
+    Without labels told by all other views, which share nothing else with it: what these do not say of the attributes is not saved."""
     labels, table = [k for k, s in bench.specs.items() if s.kind == "category"], {}
-    z = model.infer({k: rows.values[k] for k in labels})
+    z = model.infer({k: rows.values[k] for k in labels}) if labels else None
     for name in (k for k, s in bench.specs.items() if s.kind == "image"):
+        if not labels: z = model.infer({k: rows.values[k] for k in bench.specs if k != name})
         x, saved = bench.specs[name].prepare(rows.values[name]).to(z.device), []
         for seed in torch.randint(2**31, (draws,)).tolist():
             losses = []

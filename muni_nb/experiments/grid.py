@@ -28,6 +28,7 @@ import torch
 import xarray as xr
 
 from ..data.digits import quadrant_digits
+from ..data.five_views import five_views
 from ..data.spec import Benchmark
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import verifier_for
@@ -46,7 +47,7 @@ def plain(model: type) -> Callable:
 
 
 MODELS = {"MUNI": lambda specs, run: MUNI(specs, run.routes, run.sizes, **run.options), "Oracle": plain(Oracle)}
-BENCHMARKS = {"quadrant_digits": quadrant_digits}
+BENCHMARKS = {"quadrant_digits": quadrant_digits, "five_views": five_views}
 
 
 def _digest(config: dict) -> str:
