@@ -32,6 +32,12 @@ from ..data.five_views import five_views
 from ..data.spec import Benchmark
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import verifier_for
+from ..models.classical.helvae import HELVAE
+from ..models.classical.mmvae import MMVAE
+from ..models.classical.mmvae_plus import MMVAEPlus
+from ..models.classical.mopoe import MoPoE
+from ..models.classical.mvae import MVAE
+from ..models.classical.mvtcae import MVTCAE
 from ..models.muni import MUNI, Routes
 from ..models.oracle import Oracle
 from ..nets.build import Sizes
@@ -46,7 +52,8 @@ def plain(model: type) -> Callable:
     return lambda specs, run: model(specs, sizes=run.sizes, **run.options)
 
 
-MODELS = {"MUNI": lambda specs, run: MUNI(specs, run.routes, run.sizes, **run.options), "Oracle": plain(Oracle)}
+MODELS = {"MUNI": lambda specs, run: MUNI(specs, run.routes, run.sizes, **run.options), "Oracle": plain(Oracle), "MVAE": plain(MVAE), "MMVAE": plain(MMVAE),
+          "MoPoE": plain(MoPoE), "MVTCAE": plain(MVTCAE), "MMVAE+": plain(MMVAEPlus), "HELVAE": plain(HELVAE)}
 BENCHMARKS = {"quadrant_digits": quadrant_digits, "five_views": five_views}
 
 
