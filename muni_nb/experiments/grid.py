@@ -38,6 +38,7 @@ from ..models.classical.mmvae_plus import MMVAEPlus
 from ..models.classical.mopoe import MoPoE
 from ..models.classical.mvae import MVAE
 from ..models.classical.mvtcae import MVTCAE
+from ..models.mld import MLD
 from ..models.muni import MUNI, Routes
 from ..models.oracle import Oracle
 from ..nets.build import Sizes
@@ -53,7 +54,7 @@ def plain(model: type) -> Callable:
 
 
 MODELS = {"MUNI": lambda specs, run: MUNI(specs, run.routes, run.sizes, **run.options), "Oracle": plain(Oracle), "MVAE": plain(MVAE), "MMVAE": plain(MMVAE),
-          "MoPoE": plain(MoPoE), "MVTCAE": plain(MVTCAE), "MMVAE+": plain(MMVAEPlus), "HELVAE": plain(HELVAE)}
+          "MoPoE": plain(MoPoE), "MVTCAE": plain(MVTCAE), "MMVAE+": plain(MMVAEPlus), "HELVAE": plain(HELVAE), "MLD": plain(MLD)}
 BENCHMARKS = {"quadrant_digits": quadrant_digits, "five_views": five_views}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..data.spec import Spec
-from .image import ImageDecoder, ImageEncoder, MeanDecoder
+from .image import ImageDecoder, ImageEncoder, MeanDecoder, upward_net
 from .vector import LabelDecoder, LabelEncoder
 
 # %% ../../nbs/nets/03_build.ipynb #c5523280
@@ -66,9 +66,10 @@ def decoder_for(specs: Sequence[Spec], sizes: Sizes) -> nn.Module:
     raise ValueError(f"{first.name}: no decoder for kind {first.kind!r}; add one to nets.build.decoder_for")
 
 # %% ../../nbs/nets/03_build.ipynb #5ff00a27
-def likelihood_for(spec: Spec, sizes: Sizes, law: str = "laplace", scale: float = 0.75, latent: int | None = None) -> nn.Module:
-    "As `decoder_for`, for one modality, and its loss is -log p(x | z) in nats: `law` and `scale` are those of a `MeanDecoder`. `latent`: width of z, if not that of `sizes`."
-    if spec.kind == "image": return MeanDecoder(spec.shape, latent or sizes.latent, sizes.image_mean, law, scale)
+def likelihood_for(spec: Spec, sizes: Sizes, law: str = "laplace", scale: float = 0.75, latent: int | None = None,
+                   net: nn.Module | None = None) -> nn.Module:
+    "As `decoder_for`, for one modality, and its loss is -log p(x | z) in nats: `law` and `scale` are those of a `MeanDecoder`. `latent`: width of z, if not that of `sizes`; `net`: what makes a picture of it, if not convolutions."
+    if spec.kind == "image": return MeanDecoder(net or upward_net(spec.shape, latent or sizes.latent, sizes.image_mean), law, scale)
     if spec.kind == "category": return LabelDecoder(spec.classes, latent or sizes.latent, sizes.label_decoder)
     raise ValueError(f"{spec.name}: no likelihood for kind {spec.kind!r}; add one to nets.build.likelihood_for")
 

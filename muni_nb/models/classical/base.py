@@ -45,6 +45,7 @@ class ClassicalVAE(ExpertModel):
 
         super().__init__(specs, sizes, groups={k: [k] for k in specs}, decoder=decoder)
         self.likelihood, self.scale, self.beta, self.warmup, self.label_weight = likelihood, scale, beta, warmup, label_weight
+        self.encoders.lr_scale = self.decoders.lr_scale = 2.0         # found on quadrant digits, see training.fit
         self.prior = NormalPrior(sizes.latent)
 
     def arguments(self) -> dict:
