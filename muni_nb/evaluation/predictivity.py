@@ -100,9 +100,9 @@ AMBIGUOUS = 0.9   # a latent is ambiguous if its most likely combination of attr
 
 @torch.no_grad()
 def latents(model, rows: Rows, sets: Sequence[tuple[str, ...]], n: int = 1) -> Tensor:
-    "n latents a row, adjacent, by given set, float32 [sets, N * n, D]; rows are encoded once."
-    held = model.encoded(rows.values)
-    return torch.stack([model.infer(held.only(given), n).float() for given in sets])
+    "n draws a row from its posterior, adjacent, by given set, float32 [sets, N * n, D]; rows are encoded once."
+    held, draw = model.encoded(rows.values), getattr(model, "draw", model.infer)
+    return torch.stack([draw(held.only(given), n).float() for given in sets])
 
 
 @torch.no_grad()

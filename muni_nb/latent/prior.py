@@ -64,13 +64,13 @@ class TimedBlock(nn.Module):
 
 
 class _Correction(nn.Module):
-    "What the velocity adds to that of a standard normal latent: z_s [B, D] and time in [0, 1] [B] to [B, D]; starts at zero."
+    "What the velocity adds to that of a standard normal latent: z_s and a condition [B, D + told] and time in [0, 1] [B] to [B, D]; starts at zero."
 
-    def __init__(self, dim: int, width: int, depth: int):
+    def __init__(self, dim: int, width: int, depth: int, told: int = 0):
         super().__init__()
         self.register_buffer("waves", math.pi * 2.0 ** torch.linspace(-1, 3, 32), persistent=False)
         self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
-        self.first, self.last = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.first, self.last = nn.Linear(dim + told, width), nn.Linear(width, dim)
         self.blocks = nn.ModuleList(TimedBlock(width, time=64) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         nn.init.zeros_(self.last.weight)
@@ -107,17 +107,19 @@ class FlowPrior(nn.Module):
         width: int = 256,
         depth: int = 4,           # residual blocks
         max_logsnr: float = 7.0,  # of the floor: its variance is exp(-max_logsnr)
+        told: int = 0,            # width of a condition, see `velocity`; 0: none
     ):
         super().__init__()
-        self.dim, self.max_logsnr = dim, max_logsnr
+        self.dim, self.max_logsnr, self.told = dim, max_logsnr, told
         self.s_max = 1 / (1 + math.exp(-max_logsnr / 2))  # 2 ln(s / (1 - s)) = max_logsnr
-        self.correction = _Correction(dim, width, depth)
+        self.correction = _Correction(dim, width, depth, told)
 
-    def velocity(self, z_s: Tensor, s: Tensor) -> Tensor:
-        "The predicted velocity [B, D] at z_s [B, D] and times s [B] in [0, s_max]."
+    def velocity(self, z_s: Tensor, s: Tensor, told: Tensor | None = None) -> Tensor:
+        "The predicted velocity [B, D] at z_s [B, D] and times s [B] in [0, s_max], under a condition `told` [B, told]: zeros, and None, say nothing."
+        if self.told and told is None: told = z_s.new_zeros(len(z_s), self.told)
         time = ((2 * torch.logit(s) - MIN_LOGSNR) / (self.max_logsnr - MIN_LOGSNR)).clamp(0, 1)
         with torch.autocast(z_s.device.type, enabled=False):
-            correction = self.correction(z_s, time)
+            correction = self.correction(torch.cat([z_s, told], 1) if self.told else z_s, time)
         s = s[:, None]
         return (2 * s - 1) / (s**2 + (1 - s) ** 2) * z_s + correction
 
@@ -134,21 +136,21 @@ class FlowPrior(nn.Module):
         "Nats [B] by which a mixture's `rate` exceeds its own, see `mixture_gap`."
         return mixture_gap(self.floored(posterior), draws)
 
-    def loss(self, z: Tensor, draws: int = 1) -> Tensor:
-        "Flow-matching loss [B] of clean latents z [B, D] as encoded (not floored): squared error summed over D, s uniform."
+    def loss(self, z: Tensor, draws: int = 1, told: Tensor | None = None) -> Tensor:
+        "Flow-matching loss [B] of clean latents z [B, D] as encoded (not floored), under a condition: squared error summed over D, s uniform."
         total = 0.0
         for _ in range(draws):
             s, noise = self.s_max * uniform_time(len(z), z.device), torch.randn_like(z)
-            miss = self.velocity(path(z, noise, s), s) - velocity_target(z, noise)
+            miss = self.velocity(path(z, noise, s), s, told) - velocity_target(z, noise)
             total = total + miss.square().sum(1)
         return total / draws
 
     @torch.no_grad()
-    def sample(self, n: int, steps: int = 50, solver: str = "euler") -> Tensor:
-        "n latents [n, D] at the floor, on the scale decoders read. MUNI samples with 50 Euler steps (stated)."
+    def sample(self, n: int, steps: int = 50, solver: str = "euler", told: Tensor | None = None) -> Tensor:
+        "n latents [n, D] at the floor, on the scale decoders read, under conditions `told` [n, told]. MUNI samples with 50 Euler steps (stated)."
         start = torch.randn(n, self.dim, device=self.correction.last.weight.device)
         times = torch.linspace(0, self.s_max, steps + 1, device=start.device)
-        return SOLVERS[solver](self.velocity, start, times) / self.s_max
+        return SOLVERS[solver](lambda z_s, s: self.velocity(z_s, s, told), start, times) / self.s_max
 
 # %% ../../nbs/latent/03_prior.ipynb #66d3787d
 class NormalPrior(nn.Module):

@@ -105,8 +105,8 @@ def prior_sample(self: ExpertModel, n: int, steps: int = 50) -> Tensor:
 # %% ../../nbs/models/01_experts.ipynb #0d74e289
 @patch
 @torch.no_grad()
-def infer(self: ExpertModel, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-    "n latents for each row of `given`, adjacent: [B * n, D]; rows that are given nothing draw from the prior."
+def draw(self: ExpertModel, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
+    "n draws for each row of `given`, adjacent: [B * n, D], from its posterior, or from the prior if it is given nothing."
     experts = self.encoded(given, present)
     rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(n)
     posterior = self.prior.floored(self.pooled(experts))[rows]
@@ -114,3 +114,10 @@ def infer(self: ExpertModel, given: Mapping[str, Tensor] | Experts, n: int = 1, 
     empty = ~experts.mask.any(1)[rows]
     if empty.any(): z[empty] = self.prior_sample(int(empty.sum()))
     return z
+
+
+@patch
+@torch.no_grad()
+def infer(self: ExpertModel, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
+    "n latents for each row of `given`, adjacent: [B * n, D], to be decoded: what `draw` returns, unless a model knows better than its posterior."
+    return self.draw(given, n, present)
