@@ -109,11 +109,13 @@ def latents(model, rows: Rows, sets: Sequence[tuple[str, ...]], n: int = 1) -> T
 def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, steps: int = 400) -> xr.Dataset:
     """Probe and label-decoder cross-entropies (nats) and label accuracy for every given set, on the test rows of `bench`.
 
-    Probes learn from the first `rows` train rows (their availability is not asked). They take `steps` steps. `draws` of the prior are probed for ambiguity."""
+    Probes learn from the first `rows` train rows (their availability is not asked). They take `steps` steps. `draws` of the prior are probed for ambiguity.
+    Of a model with private latents probes read what its posterior speaks of, `model.shared` columns; its label decoders read all."""
     sets, names, train = every_subset(bench), list(bench.specs), bench.train.select(slice(rows))
     heads = {**bench.attributes, "both": bench.cells}
     truth = lambda part, n=1: {k: v.to(model.device).repeat_interleave(n) for k, v in {**part.attributes, "both": joint_label(bench, part.attributes)}.items()}
-    seen, z, label = latents(model, train, sets, n=3), latents(model, bench.test, sets), truth(bench.test)   # three: probes must not learn the noise
+    shared = slice(getattr(model, "shared", None))
+    seen, whole, label = latents(model, train, sets, n=3)[..., shared], latents(model, bench.test, sets), truth(bench.test)   # three: probes must not learn the noise
     but_one = [sets.index(tuple(k for k in names if k != name)) for name in names]
 
     laws = torch.zeros(2, len(sets), dtype=torch.float64)                            # of the sets that each of the two probes sees
@@ -124,10 +126,10 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
         picks = torch.multinomial(laws, z.shape[1], replacement=True).to(z.device)
         return torch.cat([z, z[picks, torch.arange(z.shape[1], device=z.device)]])
 
-    seen, z, told = with_random_sets(seen), with_random_sets(z), truth(train, 3)
+    seen, z, told = with_random_sets(seen), with_random_sets(whole[..., shared]), truth(train, 3)
     probes = {a: fit_probes(seen, told[a], classes, steps) for a, classes in heads.items()}
     entropy, error = (torch.stack(part, 1).cpu().numpy() for part in zip(*(cross_entropy(probe(z), label[a]) for a, probe in probes.items())))
-    prior = model.prior_sample(draws).float()
+    prior = model.prior_sample(draws)[:, shared].float()
     unsure = lambda latents: (probes["both"](latents.expand(len(z), -1, -1))[-1].amax(1).exp() < AMBIGUOUS).float().mean().item()
     nats, n = {"units": "nats"}, {"n": len(bench.test)}
     by_set = ("given", "attribute")
@@ -142,7 +144,7 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
         "prior_ambiguous": ((), unsure(prior), {"units": "fraction", "n": draws, "long_name": f"prior draws without a combination of attributes above {AMBIGUOUS}"}),
         "posterior_ambiguous": ((), unsure(z[-2]), {"units": "fraction", **n, "long_name": f"leave-one-out latents without a combination of attributes above {AMBIGUOUS}"}),
     }, coords={"given": [route_name(g) for g in sets], "attribute": list(heads)})
-    return ds.merge(label_targets(model, bench, z[:-2], sets)) if any(s.kind == "category" for s in bench.specs.values()) else ds
+    return ds.merge(label_targets(model, bench, whole, sets)) if any(s.kind == "category" for s in bench.specs.values()) else ds
 
 
 @torch.no_grad()

@@ -37,8 +37,8 @@ RERUN = _table(
 def same_order(ds: xr.Dataset, published: pd.DataFrame, apart: float = 0.02) -> pd.DataFrame:
     """Every pair of methods that both have, by metric: the published difference, ours with its 95% interval, and a verdict.
 
-    agrees / disagrees: our interval lies on one side of zero, the published one or the other; open: it does not; published differences within
-    `apart` are called equal and get no verdict. Methods are the cells of `ds` under their published names."""
+    agrees / disagrees: our interval over seeds lies on one side of zero, the published one or the other; open: it does not; fewer than three seeds
+    decide nothing; published differences within `apart` are called equal and get no verdict. Methods are the cells of `ds` under their published names."""
     methods = [m for m in published.index if m in ds.cell.values]
     rows = []
     for base, other in combinations(methods, 2):
@@ -47,6 +47,6 @@ def same_order(ds: xr.Dataset, published: pd.DataFrame, apart: float = 0.02) -> 
             theirs = published.loc[other, metric] - published.loc[base, metric]
             if metric not in ours.index or pd.isna(theirs): continue
             d = ours.loc[metric]
-            verdict = "equal in print" if abs(theirs) < apart else "open" if not (d.low > 0 or d.high < 0) else "agrees" if d.difference * theirs > 0 else "disagrees"
+            verdict = "equal in print" if abs(theirs) < apart else "needs three seeds" if d.interval != "over seeds" else "open" if not (d.low > 0 or d.high < 0) else "agrees" if d.difference * theirs > 0 else "disagrees"
             rows.append({"metric": metric, "pair": f"{other} - {base}", "published": theirs, "ours": d.difference, "low": d.low, "high": d.high, "seeds": d.seeds, "verdict": verdict})
     return pd.DataFrame(rows, columns=["metric", "pair", "published", "ours", "low", "high", "seeds", "verdict"])

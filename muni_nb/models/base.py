@@ -78,18 +78,21 @@ class Part(nn.Module):
 
 # %% ../../nbs/models/00_base.ipynb #1a11860e
 @patch
-def decoder_terms(self: LatentModel, batch: Mapping[str, Tensor], available: Tensor, latent: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-    """The loss of every decoder, a mean over rows (images: summed squared velocity error; labels: nats).
+def decoder_terms(self: LatentModel, batch: Mapping[str, Tensor], available: Tensor, latent: Callable[[Tensor, Tensor], Tensor], targets: Tensor | None = None) -> dict[str, Tensor]:
+    """The loss of every decoder, a mean over rows (flow decoders: summed squared velocity error; others: nats).
 
+    `targets` bool [B, M]: those of the `available` that are to be explained, by default all; a row's loss counts by its share of them.
     `latent(rows, target)` gives z [R, D] for the rows [R] of the batch whose target is modality `target` [R]."""
     terms = {}
     for group, members in self.groups.items():
         columns = torch.tensor([self.names.index(k) for k in members], device=available.device)
-        rows = available[:, columns].any(1).nonzero()[:, 0]
+        wanted, there = (available if targets is None else targets)[:, columns], available[:, columns]
+        rows = wanted.any(1).nonzero()[:, 0]
         if not len(rows): continue
-        member = pick_one(available[rows][:, columns])
+        member = pick_one(wanted[rows])
         x = torch.stack([batch[k][rows] for k in members])[member, torch.arange(len(rows), device=rows.device)]
-        terms[group] = self.decoders[group].loss(x, latent(rows, columns[member]), member).mean()
+        loss, share = self.decoders[group].loss(x, latent(rows, columns[member]), member), wanted[rows].sum(1) / there[rows].sum(1)
+        terms[group] = (loss * share).sum() / there.any(1).sum()
     return terms
 
 
@@ -153,7 +156,7 @@ def decode(self: LatentModel, z: Tensor, want: Sequence[str], *, chunk: int = 51
 
 @patch
 def decoder_loss(self: LatentModel, z: Tensor, name: str, x: Tensor, **options) -> Tensor:
-    "The loss [B] of decoding prepared values x [B, ...] of modality `name` from z [B, D] (images: summed squared velocity error; labels: nats)."
+    "The loss [B] of decoding prepared values x [B, ...] of modality `name` from z [B, D] (flow decoders: summed squared velocity error; others: nats)."
     group = next(g for g, members in self.groups.items() if name in members)
     return self.decoders[group].loss(x, z, torch.full((len(z),), self.groups[group].index(name), device=z.device), **options)
 

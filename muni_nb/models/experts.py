@@ -23,6 +23,7 @@ class ExpertModel(LatentModel):
     "A `LatentModel` with an encoder per modality, which share nothing. `decoders`: `groups` and `decoder` of `LatentModel`."
     pooling = "poe"    # one of latent.gaussian.POOLINGS
     prior: nn.Module   # one of latent.prior
+    shared: int | None = None   # of z, the first columns that the posterior speaks of; None: all
 
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), **decoders):
         super().__init__(specs, sizes, **decoders)

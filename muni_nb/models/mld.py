@@ -93,7 +93,8 @@ class MLD(LatentModel):
     """Multi-modal latent diffusion (Bounoua et al. 2023) over the modalities `specs`; z [B, D] is all codes side by side.
 
     Stated: two stages, deterministic codes, VP-SDE, noise prediction, uniform times, masking and its weight. Ours: widths, both stages in one run."""
-    latent_steps = 50   # of sampling (published: 250, of Euler-Maruyama)
+    # how codes are sampled: to be set on a model, and not part of its files
+    latent_steps = 50   # published: 250, of Euler-Maruyama
     sampler = "sde"     # one of SAMPLERS
     resample = 1        # passes over each step; more than 1 is RePaint's resampling, with jumps of one step
 

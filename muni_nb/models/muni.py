@@ -52,7 +52,7 @@ class Routes:
 # %% ../../nbs/models/02_muni.ipynb #595d11b3
 _whole = Routes(detach=False, shown="full", prior_subsets="full")
 PEERS = {
-    "MVAE": Routes(pooling="poe_prior", detach=False, shown="all", targets="shown", prior_subsets="all"),   # Wu & Goodman 2018, eq. 5
+    "MVAE": Routes(pooling="poe_prior", detach=False, shown="all", targets="shown", prior_subsets="all"),   # after Wu & Goodman 2018, eq. 5
     "MMVAE": replace(_whole, pooling="moe"),          # Shi et al. 2019, eq. 3
     "MoPoE": replace(_whole, pooling="mopoe"),        # Sutter et al. 2021, eq. 5
     "HELVAE": replace(_whole, pooling="hellinger"),   # Vo & Valera 2026
@@ -103,7 +103,7 @@ def loss(self: MUNI, batch: Mapping[str, Tensor], available: Tensor, progress: f
     def latent(rows: Tensor, target: Tensor) -> Tensor:
         return self.latent(mean[rows], logvar[rows], subset[rows], target, noise[rows], pick[rows])
 
-    drawn = self.decoder_terms(batch, subset if self.routes.targets == "shown" else available, latent)
+    drawn = self.decoder_terms(batch, available, latent, subset if self.routes.targets == "shown" else None)
     routed = self.prior_terms(mean, logvar, available)
     ramp = min(1.0, progress / self.routes.rate_ramp) if self.routes.rate_ramp else 1.0
     total = self.weigh(drawn, self.routes.label_weight) + ramp * self.routes.rate_weight * routed["rate"] + routed["prior"]

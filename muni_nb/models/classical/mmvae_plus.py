@@ -62,7 +62,7 @@ class MMVAEPlus(MMVAE):
 # %% ../../../nbs/models/classical/05_mmvae_plus.ipynb #65a3885f
 @patch
 @torch.no_grad()
-def infer(self: MMVAEPlus, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
+def draw(self: MMVAEPlus, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
     "n whole latents for each row of `given`, adjacent: [B * n, shared + M * private]; a modality's w is inferred if it is given and drawn from N(0, I) if not."
     experts = self.encoded(given, present)
     rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(n)
