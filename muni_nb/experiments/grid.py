@@ -41,6 +41,7 @@ from ..models.classical.mvtcae import MVTCAE
 from ..models.conditional import ConditionalMUNI
 from ..models.mld import MLD
 from ..models.muni import MUNI, Routes
+from ..models.munite import MUNITE
 from ..models.oracle import Oracle
 from ..nets.build import Sizes
 from ..training.fit import Recipe, fit
@@ -61,7 +62,8 @@ def routed(model: type) -> Callable:
 
 ROUTED = ("MUNI", "ConditionalMUNI")
 MODELS = {"MUNI": routed(MUNI), "ConditionalMUNI": routed(ConditionalMUNI), "Oracle": plain(Oracle),
-          "MVAE": plain(MVAE), "MMVAE": plain(MMVAE), "MoPoE": plain(MoPoE), "MVTCAE": plain(MVTCAE), "MMVAE+": plain(MMVAEPlus), "HELVAE": plain(HELVAE), "MLD": plain(MLD)}
+          "MVAE": plain(MVAE), "MMVAE": plain(MMVAE), "MoPoE": plain(MoPoE), "MVTCAE": plain(MVTCAE), "MMVAE+": plain(MMVAEPlus), "HELVAE": plain(HELVAE), "MLD": plain(MLD),
+          "MUNITE": plain(MUNITE)}
 BENCHMARKS = {"quadrant_digits": quadrant_digits, "five_views": five_views}
 
 
