@@ -160,7 +160,7 @@ def gather(runs: Iterable[Run], *folders: str | Path) -> xr.Dataset:
     check_comparable(runs)
     for run in runs:
         if path := find(run, *folders):
-            ds = xr.load_dataset(path, engine="h5netcdf")
+            ds = xr.load_dataset(path, engine="h5netcdf").drop_encoding()     # a whole number may be missing once gathered
             ds.attrs = {k: v for k, v in ds.attrs.items() if k in ("evaluation_rows", "decoder_steps", "versions", "device")}
             cells.setdefault(run.cell, []).append(ds.expand_dims(cell=[run.cell], seed=[run.seed]))
     if not cells: raise ValueError(f"none of these runs is finished in {', '.join(map(str, folders))}")
