@@ -118,11 +118,11 @@ class Run:
         return f"{self.model}-{self.seed}-{_digest(self.identity(judged=False))}"
 
 # %% ../../nbs/experiments/00_grid.ipynb #38c94807
-def settings(small: bool = False, *, size: int = 16, steps: int | None = None, **evaluation) -> dict:
-    "What the ablations' runs share, as arguments of `Run`; `small`: a run of seconds in which everything happens and nothing is learned. `steps`: of training; `evaluation`: further arguments of `evaluate`."
+def settings(small: bool = False, *, size: int = 16, training: int | None = None, **evaluation) -> dict:
+    "What the ablations' runs share, as arguments of `Run`; `small`: a run of seconds in which everything happens and nothing is learned. `training`: optimiser steps; `evaluation`: further arguments of `evaluate`."
     judged = {"rows": 40, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 16} if small else {"rows": 480, "steps": 6, "guidance": 3.0}
     return {"sizes": Sizes.tiny() if small else Sizes.cpu(size),
-            "recipe": Recipe(steps=steps or 12, batch_size=32) if small else Recipe(steps=steps or 1_600),
+            "recipe": Recipe(steps=training or 12, batch_size=32) if small else Recipe(steps=training or 1_600),
             "bench": {"size": size, "rows": 400 if small else 20_000, "test_rows": 80 if small else 2_000},
             "verifier": {"steps": 20} if small else {},
             "evaluation": judged | evaluation}
