@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'parameter_groups', 'seed_step', 'identity', 'check_identity', 'NonFiniteLoss', 'train_step', 'fit',
-           'curves']
+           'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
 import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -152,3 +153,17 @@ def curves(curve: list[dict], seconds: float, recipe: Recipe) -> xr.Dataset:
                           coords={"step": ("step", [row["step"] for row in curve], {"long_name": "optimiser steps", "units": "1"}), "term": terms},
                           attrs={"long_name": "loss term on one batch", "units": "nats, or summed squared error"})
     return xr.Dataset({"term_value": values}, attrs={"recipe": json.dumps(asdict(recipe)), "train_seconds": seconds})
+
+# %% ../../nbs/training/01_fit.ipynb #18a445b0
+def rehearse(model: nn.Module, bench: Benchmark, steps: int = 50) -> tuple[float, float]:
+    "Loss in nats early and late in a short run, in which it must fall; and a save and load round trip that must change nothing. AssertionError otherwise."
+    curve = fit(model, bench, steps=steps, batch_size=64, warmup=5, lr=3e-3, ema=0.9, log_every=5, bf16=False, progress=False).term_value
+    loss = curve.sel(term="loss").values
+    first, last = loss[:2].mean(), loss[-2:].mean()
+    assert curve.notnull().all() and last < first, f"the loss did not fall: {loss}"
+    with tempfile.TemporaryDirectory() as folder: twin = type(model).load(model.save(folder))
+    given = {k: torch.zeros(2, dtype=torch.int64) for k, s in bench.specs.items() if s.kind == "category"}
+    for asked in (given, {}):
+        one, two = (m.sample(asked, list(bench.specs), n=2, seed=0) for m in (model, twin))
+        assert all(torch.equal(one[k], two[k]) for k in bench.specs) and twin.config() == model.config()
+    return float(first), float(last)
