@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from muni_nb.latent.gaussian import POOLINGS, Posterior, pool
 from muni_nb.latent.prior import FlowPrior, flow_rate
-from muni_nb.latent.subsets import PRIOR_SUBSETS, leave_one_out, pick_one, size_uniform
+from muni_nb.latent.subsets import SUBSETS, leave_one_out, pick_one, size_uniform
 
 torch.set_num_threads(1)
 B, M, D = 4, 3, 2
@@ -83,7 +83,7 @@ def test_one_expert_alone_is_itself_except_beside_a_prior_expert(pooling, seed, 
 @fast
 def test_subsets_stay_within_what_a_row_has(mask, seed):
     torch.manual_seed(seed)
-    for rule in PRIOR_SUBSETS.values():
+    for rule in SUBSETS.values():
         assert not (rule(mask) & ~mask).any()
     assert ((mask.sum(1) - leave_one_out(mask).sum(1)) == mask.any(1).long()).all()
     assert (size_uniform(mask).any(1) == mask.any(1)).all()

@@ -18,7 +18,7 @@ from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import train_verifier
 from muni_nb.experiments.grid import RESULTS_VERSION, TRAINING_VERSION, Run, execute, find, write_result
 from muni_nb.latent.gaussian import POOLINGS
-from muni_nb.latent.subsets import PRIOR_SUBSETS
+from muni_nb.latent.subsets import SUBSETS
 from muni_nb.models.muni import MUNI, Routes
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import Recipe, fit
@@ -42,7 +42,7 @@ def trained(bench, routes, **changes):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("prior_subsets", PRIOR_SUBSETS)
+@pytest.mark.parametrize("prior_subsets", SUBSETS)
 def test_every_cell_trains_on_partly_observed_rows_and_draws_anything_from_anything(bench, pooling, prior_subsets):
     model, log = trained(bench, Routes(pooling=pooling, prior_subsets=prior_subsets, detach=pooling != "poe"))
     assert log.term_value.notnull().all()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.spec import Spec
 from ..latent.gaussian import pool
 from ..latent.prior import FlowPrior
-from ..latent.subsets import PRIOR_SUBSETS, size_uniform
+from ..latent.subsets import SUBSETS, size_uniform
 from .experts import Experts
 from .muni import MUNI, Routes
 from ..nets.build import Sizes
@@ -37,7 +37,7 @@ class ConditionalMUNI(MUNI):
     def prior_terms(self, mean: Tensor, logvar: Tensor, available: Tensor) -> dict[str, Tensor]:
         "As MUNI; `prior` has the conditional law's flow matching added, on draws and conditions that are detached."
         routed, mean, logvar = super().prior_terms(mean, logvar, available), mean.detach(), logvar.detach()
-        subset = PRIOR_SUBSETS[self.routes.prior_subsets](available)
+        subset = SUBSETS[self.routes.prior_subsets](available)
         rows = subset.any(1)
         if not rows.any(): return routed
         posterior = pool(mean[rows], logvar[rows], subset[rows], self.routes.pooling)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from ..data.spec import Spec
 from ..latent.flow import uniform_time, velocity_target
-from ..latent.prior import TimedBlock
 from .base import LatentModel, Part, sizes_from, specs_from
-from ..nets.blocks import time_features, zero_init
+from ..nets.blocks import TimedBlock, time_features, zero_init
 from ..nets.build import Sizes, encoder_for, likelihood_for
 
 # %% ../../nbs/models/04_mld.ipynb #f6ca56d0

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.spec import Spec
 from ..latent.gaussian import POOLINGS, Posterior, pool
 from ..latent.prior import FlowPrior
-from ..latent.subsets import PRIOR_SUBSETS
+from ..latent.subsets import SUBSETS
 from .base import sizes_from, specs_from
 from .experts import ExpertModel
 from ..nets.build import Sizes
@@ -28,7 +28,7 @@ class Routes:
     "The objective of MUNI and its switches; the defaults are the paper's choice where it is stated."
     pooling: str = "poe"                   # how experts become a posterior: one of latent.gaussian.POOLINGS (poe: stated)
     detach: bool = True                    # a given target's own expert gets no gradient (stated)
-    prior_subsets: str = "leave_one_out"   # which posteriors the prior is fitted to (stated), one of latent.subsets.PRIOR_SUBSETS
+    prior_subsets: str = "leave_one_out"   # which posteriors the prior is fitted to (stated), one of latent.subsets.SUBSETS
     shown: str = "all"                     # which subsets the decoders learn from, of the same list (size-uniform: inferred)
     targets: str = "all"                   # what a shown subset must explain: all that the row has, or only what is shown ("shown")
     prior_gradient: bool = True            # the rate teaches the encoders, not the prior alone (inferred)
@@ -37,7 +37,7 @@ class Routes:
     label_weight: float = 5.0              # of a label's nats beside an image's summed squared error (inferred)
 
     def __post_init__(self):
-        for name, choices in (("pooling", POOLINGS), ("prior_subsets", PRIOR_SUBSETS), ("shown", PRIOR_SUBSETS), ("targets", ("all", "shown"))):
+        for name, choices in (("pooling", POOLINGS), ("prior_subsets", SUBSETS), ("shown", SUBSETS), ("targets", ("all", "shown"))):
             value = getattr(self, name)
             if value not in choices: raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
         for name in ("rate_weight", "label_weight"):
@@ -97,7 +97,7 @@ def loss(self: MUNI, batch: Mapping[str, Tensor], available: Tensor, progress: f
 
     `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done, for the ramp of the rate."""
     mean, logvar = self.encode(batch, available)
-    subset, noise = PRIOR_SUBSETS[self.routes.shown](available), torch.randn_like(mean[:, 0])
+    subset, noise = SUBSETS[self.routes.shown](available), torch.randn_like(mean[:, 0])
     pick = torch.rand(len(noise), device=noise.device)
 
     def latent(rows: Tensor, target: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def loss(self: MUNI, batch: Mapping[str, Tensor], available: Tensor, progress: f
 @patch
 def prior_terms(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor) -> dict[str, Tensor]:
     "`rate` in nats (ELBO-weighted, of the posteriors on the prior's subsets) and `prior`, the flow-matching loss on their detached draws."
-    subset = PRIOR_SUBSETS[self.routes.prior_subsets](available)
+    subset = SUBSETS[self.routes.prior_subsets](available)
     rows = subset.any(1)
     if not rows.any(): return {"rate": mean.new_zeros(()), "prior": mean.new_zeros(())}
     posterior = pool(mean[rows], logvar[rows], subset[rows], self.routes.pooling)
