@@ -67,6 +67,9 @@ def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, r
         torch.manual_seed(seed)
         if latents and model.guided: parts.append(nat_value(model, bench, bench.test.select(slice(rows // 2))))
         if latents and hasattr(model, "rate"): parts.append(judge_latents(model, bench, rows, per_class, probe_steps))
+        if hasattr(model, "query_dependence"):
+            test = bench.test.select(slice(rows))
+            parts.append(xr.Dataset({"query_dependence": ((), model.query_dependence(test), {"units": "1", "n": len(test), "long_name": "variance of encodings over queries, relative to that over rows"})}))
     parts.append(verifier_error(verifier, bench.specs, bench.test))
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     order = [route_name(g) for g in routes]

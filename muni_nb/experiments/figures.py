@@ -172,12 +172,12 @@ def verdicts(ds: xr.Dataset, base: str, predictions: list[tuple[str, str, int]])
     return pd.DataFrame(rows)
 
 
-def within(values: xr.DataArray, tolerance: float, level: float = 0.95) -> dict[str, object]:
-    "Whether values over seeds [seed] are zero to within `tolerance`: mean, interval, seeds and verdict; holds if the whole interval is, fails if it lies outside."
+def within(values: xr.DataArray, low: float = -math.inf, high: float = math.inf, level: float = 0.95) -> dict[str, object]:
+    "Whether values over seeds [seed] lie between two bounds: mean, its interval, seeds and verdict; holds if the whole interval does, fails if none of it does."
     values = values.dropna("seed")
     mean, n = float(values.mean()), values.size
     half = stats.t.ppf(0.5 + level / 2, n - 1) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    verdict = "needs three seeds" if n < 3 else "holds" if abs(mean) + half <= tolerance else "fails" if abs(mean) - half > tolerance else "open"
+    verdict = "needs three seeds" if n < 3 else "holds" if low <= mean - half and mean + half <= high else "fails" if mean + half < low or mean - half > high else "open"
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n, "verdict": verdict}
 
 # %% ../../nbs/experiments/01_figures.ipynb #d3428df4
