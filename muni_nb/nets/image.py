@@ -18,18 +18,21 @@ from .blocks import Activation, ExpertHead, FiLM, ResBlock, time_features, zero_
 
 # %% ../../nbs/nets/01_image.ipynb #54048e5a
 class ImageEncoder(nn.Module):
-    "Image [B, 3, H, W] in [-1, 1] -> mean, log-variance [B, latent] of its expert. H = W, a power of two."
+    "Picture [B, C, H, W] -> mean, log-variance [B, latent] of its expert. ValueError unless H and W are powers of two."
 
     def __init__(self, shape: Sequence[int], latent: int, widths: Sequence[int] = (32, 64, 96)):
         super().__init__()
-        channels, size, _ = shape
-        halvings = size.bit_length() - 2                              # size -> 2
+        channels, *sides = shape
+        if any(side < 4 or side & (side - 1) for side in sides):
+            raise ValueError(f"want sides that are powers of two from 4 on, got shape {tuple(shape)}: crop or resize")
+        halvings = min(sides).bit_length() - 2                        # the shorter side -> 2
+        cells = math.prod(side >> halvings for side in sides)
         widths = [widths[min(i, len(widths) - 1)] for i in range(halvings)]
         layers = []
         for fan_in, fan_out in zip([channels, *widths], widths):
             layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), Activation(fan_out),
                        nn.Conv2d(fan_out, fan_out, 3, padding=1), Activation(fan_out)]
-        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * widths[-1], 2 * widths[-1]), nn.SiLU())
+        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(cells * widths[-1], 2 * widths[-1]), nn.SiLU())
         self.head = ExpertHead(2 * widths[-1], latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +40,7 @@ class ImageEncoder(nn.Module):
 
 # %% ../../nbs/nets/01_image.ipynb #4088e0dd
 class UNet(nn.Module):
-    "Image [B, 3, H, W] and condition [B, cond] -> [B, 3, H, W]; `widths` are the channels of the levels, finest first."
+    "Picture [B, C, H, W] and condition [B, cond] -> [B, C, H, W]; `widths` are the channels of the levels, finest first."
 
     def __init__(self, channels: int, cond: int, widths: Sequence[int] = (64, 128), depth: int = 1, patch: int = 2):
         super().__init__()
@@ -72,16 +75,18 @@ PIXEL_VARIANCE = 0.4   # of pixels in [-1, 1], about; a scale, not a fit
 
 
 class ImageDecoder(nn.Module):
-    """Conditional flow `p(x | z)` for image modalities of one shape, told by `member` [B] (int64) which one it draws.
+    """Conditional flow `p(x | z)` for image modalities of one `shape` (C, H, W), told by `member` [B] (int64) which one it draws.
 
-    Squared velocity error, summed over pixels (*stated*: flow decoder, logit-normal times, guidance; the rest *inferred*).
+    `variance`: of their values, about; `limit`: what no value exceeds. Squared velocity error, summed over pixels (*stated*: flow decoder,
+    logit-normal times, guidance; the rest *inferred*).
     """
     guided = True    # can be told nothing
     lr_scale = 4.0   # trains best at a higher learning rate than encoders do, see training.fit
 
-    def __init__(self, shape: Sequence[int], latent: int, members: int = 1, *, cond: int = 128, drop: float = 0.1, **unet):
+    def __init__(self, shape: Sequence[int], latent: int, members: int = 1, *, cond: int = 128, drop: float = 0.1,
+                 variance: float = PIXEL_VARIANCE, limit: float = 1.0, **unet):
         super().__init__()
-        self.shape, self.drop = tuple(shape), drop
+        self.shape, self.drop, self.variance, self.limit = tuple(shape), drop, variance, limit
         self.time = nn.Sequential(nn.Linear(64, cond), nn.SiLU(), nn.Linear(cond, cond))
         self.latent, self.member = nn.Linear(latent, cond), nn.Embedding(members, cond)
         self.null = nn.Parameter(torch.zeros(cond))                   # stands for "no z"
@@ -89,13 +94,13 @@ class ImageDecoder(nn.Module):
         self.unet = UNet(shape[0], cond, **unet)
 
     def velocity(self, x: Tensor, t: Tensor, z: Tensor, member: Tensor, keep: Tensor) -> Tensor:
-        "Velocity [B, 3, H, W] at `x`, time `t` [B]; rows where `keep` [B] is False do not see `z` [B, latent]."
+        "Velocity [B, C, H, W] at `x`, time `t` [B]; rows where `keep` [B] is False do not see `z` [B, latent]."
         told = torch.where(keep[:, None], self.latent(z).float(), self.null)
         condition = self.mix(self.time(time_features(t, 64)) + told + self.member(member))
         t = t[:, None, None, None]
-        spread = t**2 * PIXEL_VARIANCE + (1 - t) ** 2                 # variance of x_t
-        linear = (t * PIXEL_VARIANCE - (1 - t)) / spread * x
-        return linear + (PIXEL_VARIANCE / spread).sqrt() * self.unet(x / spread.sqrt(), condition)
+        spread = t**2 * self.variance + (1 - t) ** 2                  # variance of x_t
+        linear = (t * self.variance - (1 - t)) / spread * x
+        return linear + (self.variance / spread).sqrt() * self.unet(x / spread.sqrt(), condition)
 
     def loss(self, x: Tensor, z: Tensor, member: Tensor, told: float | None = None) -> Tensor:
         """Flow-matching loss [B] of pictures `x` given `z`: velocity error summed over pixels, one time a row.
@@ -108,7 +113,7 @@ class ImageDecoder(nn.Module):
 
     @torch.no_grad()
     def sample(self, z: Tensor, member: Tensor, steps: int = 12, guidance: float = 1.5, solver: str = "euler") -> Tensor:
-        "Pictures [B, 3, H, W] in [-1, 1] drawn from `p(x | z)`; `guidance` 1 is the plain conditional flow."
+        "Pictures [B, C, H, W] drawn from `p(x | z)`, clamped to +-limit; `guidance` 1 is the plain conditional flow."
         if steps < 1 or guidance < 0 or solver not in SOLVERS:
             raise ValueError(f"want steps >= 1, guidance >= 0 and a solver of {', '.join(SOLVERS)}; got {steps}, {guidance}, {solver!r}")
         yes = torch.ones(len(z), dtype=torch.bool, device=z.device)
@@ -120,7 +125,7 @@ class ImageDecoder(nn.Module):
             return untold + guidance * (told - untold)
 
         noise = torch.randn(len(z), *self.shape, device=z.device)
-        return SOLVERS[solver](velocity, noise, torch.linspace(0, 1, steps + 1, device=z.device)).clamp(-1, 1)
+        return SOLVERS[solver](velocity, noise, torch.linspace(0, 1, steps + 1, device=z.device)).clamp(-self.limit, self.limit)
 
 # %% ../../nbs/nets/01_image.ipynb #f8aff8b0
 LAWS = {"laplace": lambda error, scale: error.abs() / scale + math.log(2 * scale),
@@ -128,26 +133,27 @@ LAWS = {"laplace": lambda error, scale: error.abs() / scale + math.log(2 * scale
 
 
 def upward_net(shape: Sequence[int], latent: int, widths: Sequence[int] = (128, 96, 64)) -> nn.Module:
-    "z [B, latent] -> picture [B, 3, H, W] by convolutions; `widths` are the channels from 4x4 upward."
-    channels, size, _ = shape
-    doublings = size.bit_length() - 3                                 # 4 -> size
+    "z [B, latent] -> picture [B, C, H, W] by convolutions; `widths` are the channels from a grid upward whose shorter side is 4."
+    channels, *sides = shape
+    doublings = min(sides).bit_length() - 3                           # 4 -> the shorter side
+    grid = [side >> doublings for side in sides]
     widths = [widths[min(i, len(widths) - 1)] for i in range(doublings + 1)]
-    layers = [nn.Linear(latent, 16 * widths[0]), nn.Unflatten(1, (widths[0], 4, 4))]
+    layers = [nn.Linear(latent, math.prod(grid) * widths[0]), nn.Unflatten(1, (widths[0], *grid))]
     for fan_in, fan_out in zip(widths, widths[1:]):
         layers += [Activation(fan_in), nn.Conv2d(fan_in, fan_in, 3, padding=1), Activation(fan_in), nn.Upsample(scale_factor=2), nn.Conv2d(fan_in, fan_out, 3, padding=1)]
     return nn.Sequential(*layers, Activation(widths[-1]), nn.Conv2d(widths[-1], channels, 3, padding=1))
 
 
 class MeanDecoder(nn.Module):
-    "`p(x | z)` of one image modality, with independent pixel values of one `law` (of LAWS) and `scale` about the means that `net` makes of z [B, latent]."
+    "`p(x | z)` of one image modality, with independent pixel values of one `law` (of LAWS) and `scale` about the means that `net` makes of z [B, latent]. What is drawn is clamped to +-`limit`."
 
-    def __init__(self, net: nn.Module, law: str = "laplace", scale: float = 0.75):
+    def __init__(self, net: nn.Module, law: str = "laplace", scale: float = 0.75, limit: float = 1.0):
         if law not in LAWS: raise ValueError(f"unknown law {law!r}: choose one of {', '.join(LAWS)}")
         super().__init__()
-        self.net, self.law, self.scale = net, law, scale
+        self.net, self.law, self.scale, self.limit = net, law, scale, limit
 
     def mean(self, z: Tensor) -> Tensor:
-        "The mean picture [B, 3, H, W] of z [B, latent]."
+        "The mean picture [B, C, H, W] of z [B, latent]."
         return self.net(z).float()
 
     def loss(self, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
@@ -156,7 +162,7 @@ class MeanDecoder(nn.Module):
 
     @torch.no_grad()
     def sample(self, z: Tensor, member: Tensor, noise: bool = False, steps=None, guidance=None, solver=None) -> Tensor:
-        "The mean pictures [B, 3, H, W], clamped to [-1, 1]; with `noise`, draws. The solver options of flow decoders are accepted and do not apply."
+        "The mean pictures [B, C, H, W], clamped to +-limit; with `noise`, draws. The solver options of flow decoders are accepted and do not apply."
         x = self.mean(z)
         law = {"laplace": torch.distributions.Laplace, "normal": torch.distributions.Normal}[self.law]
-        return (law(x, self.scale).sample() if noise else x).clamp(-1, 1)
+        return (law(x, self.scale).sample() if noise else x).clamp(-self.limit, self.limit)
