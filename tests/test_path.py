@@ -15,7 +15,7 @@ import xarray as xr
 
 from muni_nb.data.digits import quadrant_digits
 from muni_nb.evaluation.report import evaluate
-from muni_nb.evaluation.verifier import train_verifier
+from muni_nb.evaluation.verifier import judge_for
 from muni_nb.experiments.grid import RESULTS_VERSION, TRAINING_VERSION, Run, execute, find, write_result
 from muni_nb.latent.gaussian import POOLINGS
 from muni_nb.latent.subsets import SUBSETS
@@ -82,7 +82,7 @@ def test_numbers_change_only_with_their_version():
     for cell, routes in {"MUNI": Routes(), **Routes().neighbours()}.items():
         model, log = trained(full, routes)
         now[cell] = rounded(log.term_value.values[-1])
-    ds = evaluate(model, full, train_verifier(full, steps=2, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, bf16=False)
+    ds = evaluate(model, full, judge_for(full, None, steps=2, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, bf16=False)
     now["judges"] = rounded([ds.rate_leave_one_out, ds.rate_gap.sum(), ds.nat_value.sum(), ds.leakage.sel(given="view0"), ds.private_r2.sum(), ds.predictive_gap.sum(), ds.label_cross_entropy.sum()])
     now["defaults"] = {type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}
     if not GOLDEN.exists():
@@ -105,9 +105,9 @@ def test_defaults_change_only_with_the_version():
 
 def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
     model, _ = trained(bench, Routes())
-    verifier = train_verifier(bench, steps=2, progress=False)
+    judge = judge_for(bench, None, steps=2, progress=False)
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    evaluate(model, bench, verifier, rows=20, steps=2, per_class=60, probe_steps=8)
+    evaluate(model, bench, judge, rows=20, steps=2, per_class=60, probe_steps=8)
     assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['published_routes', 'every_subset', 'route_name', 'read', 'all_agree', 'pair_agreement', 'joint_label', 'joint_code',
-           'accuracy_of', 'agreement_of', 'same_given', 'independent_agreement', 'total_variation',
+           'view_pairs', 'hits_of', 'agreement_of', 'same_given', 'independent_agreement', 'total_variation',
            'sampling_variation', 'entropy', 'decoder_entropy', 'draw', 'coherence', 'references']
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #24540584
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -17,13 +18,12 @@ import xarray as xr
 from torch import Tensor
 
 from ..data.spec import Benchmark, Rows, to_uint8
-from .verifier import Verifier
+from .verifier import Judge
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #cc38d47f
 def published_routes(bench: Benchmark) -> list[tuple[str, ...]]:
     "The given sets of the published tables: nothing, each label, all labels, each view, each pair of views."
-    views = [k for k, s in bench.specs.items() if s.kind == "image"]
-    labels = [k for k, s in bench.specs.items() if s.kind == "category"]
+    labels, views = bench.labels, bench.views
     return list(dict.fromkeys([(), *((k,) for k in labels), tuple(labels), *((k,) for k in views), *combinations(views, 2)]))   # without labels, "all labels" is nothing
 
 
@@ -37,25 +37,23 @@ def route_name(given: Sequence[str]) -> str:
     return "+".join(given) or "nothing"
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #78fc53a7
-def read(bench: Benchmark, verifier: Verifier, drawn: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    "What generated modalities show, {attribute: {modality: int64 [B]}}: views by the verifier, labels by themselves."
+def read(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    "What generated modalities show, {attribute: {modality: int64 [B]}}; -1 where one shows nothing (a caption that is none)."
     shown: dict[str, dict[str, Tensor]] = {a: {} for a in bench.attributes}
     for name, x in drawn.items():
-        if bench.specs[name].kind == "image":
-            for a, value in verifier.read(bench.specs[name].prepare(x.cpu())).items(): shown[a][name] = value
-        else:
-            shown[bench.carries[name][0]][name] = x.cpu()
+        for a, value in judge[name].read(bench.specs[name].prepare(x.cpu())).items(): shown[a][name] = value
     return shown
 
 
 def all_agree(shown: Mapping[str, Tensor]) -> Tensor:
     "Rows [B] in which every modality shows the same value."
-    return torch.stack([v == next(iter(shown.values())) for v in shown.values()]).all(0)
+    first = next(iter(shown.values()))
+    return torch.stack([(v == first) & (v >= 0) for v in shown.values()]).all(0)
 
 
-def pair_agreement(shown: Mapping[str, Tensor]) -> Tensor:
-    "Fraction [B] of the pairs of modalities that show the same value."
-    return torch.stack([a == b for a, b in combinations(shown.values(), 2)]).float().mean(0)
+def pair_agreement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    "Fraction [B] of the pairs, values [B] each, that are equal; showing nothing (-1) equals nothing."
+    return torch.stack([(a == b) & (a >= 0) for a, b in pairs]).float().mean(0)
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #1022cd93
 def joint_label(bench: Benchmark, attributes: Mapping[str, Tensor]) -> Tensor:
@@ -65,50 +63,71 @@ def joint_label(bench: Benchmark, attributes: Mapping[str, Tensor]) -> Tensor:
     return code
 
 
-def joint_code(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    "The `joint_label` of every modality that shows all attributes."
-    return {k: joint_label(bench, {a: by[k] for a, by in shown.items()}) for k in set.intersection(*(set(by) for by in shown.values()))}
+def joint_code(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]], attributes: Sequence[str] | None = None) -> dict[str, Tensor]:
+    "The `attributes` (by default all) as one number [B], of every modality that shows them; -1 where it shows one of them not."
+    attributes, codes = list(attributes or bench.attributes), {}
+    for k in set.intersection(*(set(shown[a]) for a in attributes)):
+        parts = torch.stack([shown[a][k] for a in attributes])
+        code = torch.zeros_like(parts[0])
+        for part, a in zip(parts, attributes): code = code * bench.attributes[a] + part
+        codes[k] = torch.where((parts < 0).any(0), -1, code)
+    return codes
 
 
-def accuracy_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]], rows: Rows, carried: Sequence[str]) -> dict[tuple[str, str], float]:
-    "{(wanted, attribute): fraction} of rows that show the true value of the attributes in `carried`, and of all (\"both\") if all are."
-    hits = {(m, a): (v == rows.attributes[a]).float() for a in carried for m, v in shown[a].items()}
-    if set(carried) == set(bench.attributes):
-        for m in {m for m, _ in hits}:
-            if all((m, a) in hits for a in carried): hits[m, "both"] = torch.stack([hits[m, a] for a in carried]).prod(0)
-    return {k: v.mean().item() for k, v in hits.items()}
+def view_pairs(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    "{attribute or \"both\": what pairs of views show of it}; of \"both\", of all attributes that the two share."
+    views = lambda a: [k for k in bench.views if k in shown[a]]
+    pairs = {a: [(shown[a][k], shown[a][l]) for k, l in combinations(views(a), 2)] for a in shown}
+    pairs["both"] = []
+    for k, l in combinations([k for k in bench.views if any(k in by for by in shown.values())], 2):
+        if shared := [a for a, by in shown.items() if k in by and l in by]:
+            code = joint_code(bench, shown, shared)
+            pairs["both"].append((code[k], code[l]))
+    return pairs
+
+
+def hits_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]], rows: Rows, told: Sequence[str]) -> dict[tuple[str, str], Tensor]:
+    """{(wanted, attribute): 1 or 0 [B]}, whether rows show the true value of the attributes `told`; of "strict", of all of these that the
+    wanted modality shows; of "both", the same where these are all there are."""
+    hits = {(m, a): (v == rows.attributes[a]).float() for a in told for m, v in shown[a].items()}
+    for m in dict.fromkeys(m for m, _ in hits):
+        mine = [a for a in told if (m, a) in hits]
+        hits[m, "strict"] = torch.stack([hits[m, a] for a in mine]).prod(0)
+        if len(mine) == len(bench.attributes): hits[m, "both"] = hits[m, "strict"]
+    return hits
 
 
 def agreement_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[float, float]]:
-    "{attribute or \"both\": (all modalities agree, mean pairwise agreement of the views)}, fractions."
-    views = {a: {m: v for m, v in by.items() if bench.specs[m].kind == "image"} for a, by in shown.items()}
-    every = {a: all_agree(by).float() for a, by in shown.items()}
-    pairs = {a: pair_agreement(by) for a, by in views.items()}
-    every["both"], pairs["both"] = torch.stack(list(every.values())).prod(0), pair_agreement(joint_code(bench, views))
-    return {a: (every[a].mean().item(), pairs[a].mean().item()) for a in every}
+    "{attribute or \"both\": (all modalities agree, mean pairwise agreement of the views)}, fractions; NaN where there is no pair."
+    every = {a: all_agree(by).float() for a, by in shown.items() if by}
+    every["both"] = torch.stack(list(every.values())).prod(0)
+    pairs = {a: pair_agreement(parts).mean().item() if parts else math.nan for a, parts in view_pairs(bench, shown).items()}
+    return {a: (every[a].mean().item() if a in every else math.nan, pairs[a]) for a in pairs}
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #18b616fb
-def same_given(rows: Rows, given: Sequence[str]) -> Tensor:
-    "Number of the group [B] of rows that share the values of the given labels; all in one group if nothing is given."
-    if not given: return torch.zeros(len(rows), dtype=torch.int64)
-    return torch.stack([rows.values[k] for k in given], 1).unique(dim=0, return_inverse=True)[1]
+def same_given(bench: Benchmark, rows: Rows, given: Sequence[str]) -> Tensor:
+    "Number of the group [B] of rows that share the attributes that `given` carry; all in one group if nothing is given."
+    told = [rows.attributes[a] for a in bench.attributes if any(a in bench.carries[k] for k in given)]
+    return torch.stack(told, 1).unique(dim=0, return_inverse=True)[1] if told else torch.zeros(len(rows), dtype=torch.int64)
 
 
-def independent_agreement(views: Mapping[str, Tensor], group: Tensor) -> float:
-    "Fraction of pairs of views (two modalities, two *different* rows of one group) that show the same value; NaN if no group has two rows."
-    classes, groups = int(max(v.max() for v in views.values())) + 1, int(group.max()) + 1
-    count = {k: torch.bincount(group * classes + v, minlength=groups * classes).view(groups, classes).double() for k, v in views.items()}
-    size, same, pairs = group.bincount().double(), 0.0, 0.0
-    for a, b in combinations(views, 2):
-        same += (count[a] * count[b]).sum() - (views[a] == views[b]).sum()
-        pairs += (size * (size - 1)).sum()
-    return float(same / pairs) if pairs else float("nan")
+def independent_agreement(pairs: Sequence[tuple[Tensor, Tensor]], group: Tensor) -> float:
+    "Fraction of pairs of values (two modalities [B] each, two *different* rows of one group) that are equal; NaN if no group has two rows."
+    if not pairs: return math.nan
+    classes, groups = int(max(v.max() for pair in pairs for v in pair)) + 2, int(group.max()) + 1
+    count = lambda v: torch.bincount(group * classes + v + 1, minlength=groups * classes).view(groups, classes)[:, 1:].double()   # without -1
+    size, same, every = group.bincount().double(), 0.0, 0.0
+    for a, b in pairs:
+        same += (count(a) * count(b)).sum() - ((a == b) & (a >= 0)).sum()
+        every += (size * (size - 1)).sum()
+    return float(same / every) if every else math.nan
 
 
 def total_variation(shown: Tensor, group: Tensor, classes: int) -> float:
-    "Total variation between the values shown [B] within a group and uniform ones, mean over groups."
-    frequency = torch.bincount(group * classes + shown, minlength=(int(group.max()) + 1) * classes).view(-1, classes).double()
-    return float((frequency / frequency.sum(1, keepdim=True) - 1 / classes).abs().sum(1).mean() / 2)
+    "Total variation between the values shown [B] within a group and uniform ones, mean over groups; -1 is a value that uniform ones never take."
+    frequency = torch.bincount(group * (classes + 1) + shown % (classes + 1), minlength=(int(group.max()) + 1) * (classes + 1)).view(-1, classes + 1).double()
+    uniform = torch.tensor([1 / classes] * classes + [0.0], dtype=torch.float64)
+    return float((frequency / frequency.sum(1, keepdim=True) - uniform).abs().sum(1).mean() / 2)
 
 
 def sampling_variation(group: Tensor, classes: int, repeats: int = 20) -> float:
@@ -119,27 +138,27 @@ def sampling_variation(group: Tensor, classes: int, repeats: int = 20) -> float:
 # %% ../../nbs/evaluation/02_coherence.ipynb #93f2a70a
 def entropy(shown: Tensor, classes: int) -> Tensor:
     "Nats [L]: entropy of the values shown [L, R] by R draws of each of L latents, Miller-Madow."
-    count = torch.nn.functional.one_hot(shown, classes).sum(1).double()
+    count = torch.nn.functional.one_hot(shown % (classes + 1), classes + 1).sum(1).double()         # showing nothing is one more value
     return torch.special.entr(count / shown.shape[1]).sum(1) + ((count > 0).sum(1) - 1) / (2 * shown.shape[1])
 
 
 @torch.no_grad()
-def decoder_entropy(model, bench: Benchmark, verifier: Verifier, rows: Rows, routes: Sequence[tuple[str, ...]], latents: int = 36, draws: int = 16, **options) -> xr.Dataset:
+def decoder_entropy(model, bench: Benchmark, judge: Judge, rows: Rows, routes: Sequence[tuple[str, ...]], latents: int = 36, draws: int = 16, **options) -> xr.Dataset:
     """`decoder_entropy` (nats) of each attribute: `draws` decodings of each of `latents` latents of a given set, each latent by one view in turn.
 
     The given values are those of rows picked at random. `options` go to `model.decode`."""
-    views, table = [k for k, s in bench.specs.items() if s.kind == "image"], []
+    views, table = bench.views, []
     latents = min(latents, len(rows)) // len(views) * len(views)
     rows = rows.select(torch.randperm(len(rows))[:latents])
     for given in routes:
         z = model.infer({k: rows.values[k] for k in given}, **({} if given else {"n": latents}))
         parts = [model.decode(z[i::len(views)].repeat_interleave(draws, 0), [view], **options)[view] for i, view in enumerate(views)]
-        shown = verifier.read(torch.cat([bench.specs[views[0]].prepare(x.float().cpu()) for x in parts]))
-        table.append([entropy(v.view(-1, draws), bench.attributes[a]) for a, v in shown.items()])
-    values = torch.stack([torch.stack(row) for row in table])
+        shown = read(bench, judge, dict(zip(views, parts)))
+        table.append([torch.cat([entropy(v.view(-1, draws), n) for v in shown[a].values()]) for a, n in bench.attributes.items()])
+    figures = lambda f: np.array([[f(each) for each in row] for row in table])
     nats = lambda long_name: {"units": "nats", "long_name": long_name, "n": latents, "draws": draws}
-    return xr.Dataset({"decoder_entropy": (("given", "attribute"), values.mean(2).numpy(), nats("entropy of what decodings of one latent show")),
-                       "decoder_entropy_se": (("given", "attribute"), (values.std(2) / latents**0.5).numpy(), nats("standard error of decoder_entropy"))},
+    return xr.Dataset({"decoder_entropy": (("given", "attribute"), figures(lambda each: each.mean().item()), nats("entropy of what decodings of one latent show")),
+                       "decoder_entropy_se": (("given", "attribute"), figures(lambda each: (each.std() / len(each) ** 0.5).item()), nats("standard error of decoder_entropy"))},
                       coords={"given": [route_name(g) for g in routes], "attribute": list(bench.attributes)})
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #2893e052
@@ -152,55 +171,61 @@ def draw(model, bench: Benchmark, rows: Rows, routes: Sequence[tuple[str, ...]],
 
 
 @torch.no_grad()
-def coherence(bench: Benchmark, verifier: Verifier, rows: Rows, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], *, keep: int = 8) -> xr.Dataset:
+def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], *, keep: int = 8) -> xr.Dataset:
     """Accuracy, coherence, agreement and total variation of `draws` {given set: what `draw` returns}, with chance and real-row ceilings.
 
-    What the given modalities do not carry is open: the control and total variation are for sets of labels and for nothing.
-    `keep` rows of the views are kept as pictures, of sets without a view."""
+    What the given modalities do not carry is open: agreement, its control and total variation are of sets that leave something open to two views,
+    and of sets of labels. Total variation is that within the groups of rows that share the given labels. `keep` rows of pictures are kept, of sets without a picture."""
     names, wants, attributes = [route_name(g) for g in draws], list(bench.specs), [*bench.attributes, "both"]
-    views = [k for k, s in bench.specs.items() if s.kind == "image"]
+    views, images = bench.views, [k for k in bench.views if bench.specs[k].kind == "image"]
     size = {**bench.attributes, "both": bench.cells}
     empty = lambda *shape: np.full((len(draws), *shape, len(attributes)), np.nan)
     accuracy, agreement, control, variation, sampling = empty(len(wants)), empty(), empty(), empty(), empty()
-    coherent = np.full(len(attributes), np.nan)
-    pictures = {}
+    coherent, strict, valid, pictures = np.full(len(attributes), np.nan), *np.full((2, len(draws), len(wants)), np.nan), {}
     for i, (given, drawn) in enumerate(draws.items()):
-        shown = read(bench, verifier, drawn)
-        carried = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
-        for (m, a), value in accuracy_of(bench, shown, rows, carried).items(): accuracy[i, wants.index(m), attributes.index(a)] = value
-        if all(k in drawn for k in views):
-            for a, (every, pairs) in agreement_of(bench, shown).items():
-                agreement[i, attributes.index(a)] = pairs
+        shown = read(bench, judge, drawn)
+        told = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
+        for (m, a), hit in hits_of(bench, shown, rows, told).items():
+            if a == "strict": strict[i, wants.index(m)] = hit.mean()
+            else: accuracy[i, wants.index(m), attributes.index(a)] = hit.mean()
+        for m in drawn: valid[i, wants.index(m)] = torch.stack([by[m] >= 0 for by in shown.values() if m in by]).all(0).float().mean()
+        pairs = view_pairs(bench, shown)
+        if all(k in drawn for k in views) or any(pairs[a] for a in bench.attributes if a not in told):
+            for a, (every, alike) in agreement_of(bench, shown).items():
+                agreement[i, attributes.index(a)] = alike
                 if not given: coherent[attributes.index(a)] = every
-            group, seen = same_given(rows, given), {**shown, "both": joint_code(bench, shown)}
+            group, within = same_given(bench, rows, given), same_given(bench, rows, [k for k in given if k in bench.labels])
+            seen = {**shown, "both": joint_code(bench, shown)}
             for j, a in enumerate(attributes):
-                control[i, j] = independent_agreement({k: seen[a][k] for k in views}, group)
-                if a not in carried and not (a == "both" and carried):
-                    variation[i, j] = np.mean([total_variation(seen[a][k], group, size[a]) for k in views])
-                    sampling[i, j] = sampling_variation(group, size[a])
-            pictures[names[i]] = np.stack([to_uint8(drawn[k][:keep].float().cpu()).numpy() for k in views], 1)
+                control[i, j] = independent_agreement(pairs[a], group)
+                open_ = [seen[a][k] for k in views if k in seen[a]] if a not in told and not (a == "both" and told) else []
+                if open_: variation[i, j], sampling[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_]), sampling_variation(within, size[a])
+        if images and all(k in drawn for k in images):
+            pictures[names[i]] = np.stack([to_uint8(drawn[k][:keep].float().cpu()).numpy() for k in images], 1)
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     by_route = ("given", "attribute")
     ds = xr.Dataset({
         "accuracy": (("given", "want", "attribute"), accuracy, fraction("output shows what the given modalities carry")),
+        "accuracy_strict": (("given", "want"), strict, fraction("output shows all that the given modalities carry and it can show")),
+        "valid": (("given", "want"), valid, fraction("output that can be read")),
         "agreement": (by_route, agreement, fraction("pairs of views drawn together that agree")),
         "agreement_independent": (by_route, control, fraction("pairs of views of independent latents, given the same, that agree")),
         "total_variation": (by_route, variation, fraction("total variation from the true law of what is left open")),
         "total_variation_sampling": (by_route, sampling, fraction("total variation to be expected of as many true samples")),
         "coherence": ("attribute", coherent, fraction("unconditional draws in which all modalities agree")),
-    }, coords={"given": names, "want": wants, "attribute": attributes, "view": views})
+    }, coords={"given": names, "want": wants, "attribute": attributes})
     if pictures:
         shape = ("given", "draw", "view", "channel", "y", "x")
-        ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures)}), join="outer").sel(given=names)
-    return ds.merge(references(bench, verifier, rows))
+        ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures), "view": images}), join="outer").sel(given=names)
+    return ds.merge(references(bench, judge, rows))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f
-def references(bench: Benchmark, verifier: Verifier, rows: Rows) -> xr.Dataset:
+def references(bench: Benchmark, judge: Judge, rows: Rows) -> xr.Dataset:
     "Chance and what real rows reach: `accuracy_chance`, `accuracy_real`, `agreement_chance`, `agreement_real`, `coherence_chance`, `coherence_real`."
     attributes, wants = [*bench.attributes, "both"], list(bench.specs)
     carriers = np.array([sum(a in carried for carried in bench.carries.values()) for a in bench.attributes])   # the first may show anything
-    shown = read(bench, verifier, {k: rows.values[k] for k in wants})
-    real, together = accuracy_of(bench, shown, rows, list(bench.attributes)), agreement_of(bench, shown)
+    shown = read(bench, judge, {k: rows.values[k] for k in wants})
+    real, together = hits_of(bench, shown, rows, list(bench.attributes)), agreement_of(bench, shown)
     chance = np.array([1 / n for n in bench.attributes.values()])
     alike = chance ** (carriers - 1)
     chance, alike = np.append(chance, chance.prod()), np.append(alike, alike.prod())
@@ -209,7 +234,7 @@ def references(bench: Benchmark, verifier: Verifier, rows: Rows) -> xr.Dataset:
         "accuracy_chance": ("attribute", chance, fraction("accuracy by chance")),
         "agreement_chance": ("attribute", chance, fraction("agreement by chance")),
         "coherence_chance": ("attribute", alike, fraction("coherence by chance")),
-        "accuracy_real": (("want", "attribute"), [[real.get((m, a), np.nan) for a in attributes] for m in wants], fraction("accuracy of real rows")),
+        "accuracy_real": (("want", "attribute"), [[real[m, a].mean().item() if (m, a) in real else np.nan for a in attributes] for m in wants], fraction("accuracy of real rows")),
         "coherence_real": ("attribute", [together[a][0] for a in attributes], fraction("coherence of real rows")),
         "agreement_real": ("attribute", [together[a][1] for a in attributes], fraction("agreement of real rows")),
     }, coords={"attribute": attributes, "want": wants})

@@ -12,8 +12,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import Benchmark, Rows, prepare_image, to_uint8
-from .verifier import Verifier
+from ..data.spec import Benchmark, Rows, Spec, to_uint8
+from .verifier import Exact, Judge, Verifier
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #cf54039b
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -70,14 +70,14 @@ def copy_share(drawn: Tensor, seen: Tensor, unseen: Tensor) -> float:
     return (nearest(drawn, unseen) - nearest(drawn, seen)).sign().mean().item()
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #a0fb2211
-def features_of(verifier: Verifier, images: Tensor, chunk: int = 1000) -> Tensor:
-    "Verifier features float32 [N, F] of pictures uint8 [N, 3, H, W], on the CPU."
+def features_of(verifier: Verifier, spec: Spec, values: Tensor, chunk: int = 1000) -> Tensor:
+    "Verifier features float32 [N, F] of values [N, ...] of a modality, on the CPU."
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        return torch.cat([verifier.features(prepare_image(part, "picture")) for part in images.split(chunk)])
+        return torch.cat([verifier.features(spec.prepare(part)) for part in values.split(chunk)])
 
 
 def leaning(bench: Benchmark, pictures: Mapping[str, Tensor], block: int = 4096) -> dict[str, Tensor]:
-    """Whose neighbours pictures {view: uint8 [N, 3, H, W]} are: 1 nearer to a training row, -1 to an unseen one, 0 neither, {view: [N]}.
+    """Whose neighbours pictures {view: uint8 [N, 3, H, W]} (or other values, in the units of the rows) are: 1 nearer to a training row, -1 to an unseen one, 0 neither, {view: [N]}.
 
     The mean is their `copy_share`. Needs as much memory as `block` rows."""
     total, column = len(bench.train), list(bench.specs).index
@@ -89,27 +89,29 @@ def leaning(bench: Benchmark, pictures: Mapping[str, Tensor], block: int = 4096)
         for k, x in pictures.items():
             shown = bench.train.available[start:stop, column(k)]
             if shown.any():
-                pair = [nearest(x.flatten(1), y[shown].flatten(1)) for y in (bench.train.values[k][start:stop], unseen.values[k])]
+                pair = [nearest(x.flatten(1), y[shown].to(x.dtype).flatten(1)) for y in (bench.train.values[k][start:stop], unseen.values[k])]
                 closest[k] = torch.minimum(closest[k], torch.stack(pair))
     return {k: (unseen - seen).sign() for k, (seen, unseen) in closest.items()}
 
 
-def fidelity(bench: Benchmark, verifier: Verifier, drawn: Mapping[str, Tensor], rows: Rows) -> xr.Dataset:
-    """How far views drawn from nothing {view: floats [N, 3, H, W] in [-1, 1]} are from real ones, and whether they are copies; by view.
+def fidelity(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor], rows: Rows) -> xr.Dataset:
+    """How far views drawn from nothing {view: floats [N, ...]} are from real ones, and whether they are copies; by view.
 
-    `frechet`, `kid` and `kid_error` (its standard error) against real `rows` of `bench.test`, in the features of `verifier`, a
-    judge on the CPU; `copies`, the fraction that would have to be copies of training rows (0 in expectation if none). The same
+    `frechet`, `kid` and `kid_error` (its standard error) against real `rows` of `bench.test`, in the features of the `judge`'s verifiers,
+    on the CPU; `copies`, the fraction that would have to be copies of training rows (0 in expectation if none). The same
     with `_real` for N other, independent test rows. The published statistic is the mean of `frechet` over views.
-    Other modalities in `drawn` are ignored. ValueError on values that are no pictures; needs a benchmark with `draw`."""
-    views = [k for k, s in bench.specs.items() if s.kind == "image" and k in drawn]
-    pictures = {k: to_uint8(bench.specs[k].prepare(drawn[k].cpu())) for k in views}
+    Modalities without a verifier are ignored. ValueError on values that are no pictures; needs a benchmark with `draw`."""
+    views = [k for k in bench.views if k in drawn and not isinstance(judge[k], Exact)]
+    saved = lambda k, x: to_uint8(bench.specs[k].prepare(x)) if bench.specs[k].kind == "image" else bench.specs[k].prepare(x)
+    pictures = {k: saved(k, drawn[k].cpu()) for k in views}
     n = len(pictures[views[0]])
-    real = independent(bench, n).values
+    real = {k: saved(k, x) for k, x in independent(bench, n).values.items() if k in views}
     lean = leaning(bench, {k: torch.cat([pictures[k], real[k]]) for k in views})
-    reference = {k: features_of(verifier, rows.values[k]) for k in views}
+    features = lambda k, x: features_of(judge[k], bench.specs[k], x)
+    reference = {k: features(k, rows.values[k]) for k in views}
     columns = {}
     for suffix, shown, part in (("", pictures, slice(n)), ("_real", real, slice(n, None))):
-        pairs = [(features_of(verifier, shown[k]), reference[k]) for k in views]
+        pairs = [(features(k, shown[k]), reference[k]) for k in views]
         value, error = zip(*(kid(*pair) for pair in pairs))
         columns |= {f"frechet{suffix}": [frechet(*pair) for pair in pairs], f"kid{suffix}": value, f"kid_error{suffix}": error,
                     f"copies{suffix}": [lean[k][part].mean().item() for k in views]}

@@ -75,7 +75,7 @@ class KnownModel(LatentModel):
     """A latent model of a `known_benchmark` that `says` some attributes and, blurred by `private`, the crop of view0.
 
     `noise`: standard deviation of the codes; `joint`: attributes not given are drawn into the latent. Nothing is learned."""
-    guided = True
+    guided = VIEWS
 
     def __init__(self, bench: Benchmark, says: Sequence[str] = tuple(ATTRIBUTES), private: float | None = None, joint: bool = False, noise: float = 0.05):
         nn.Module.__init__(self)

@@ -49,7 +49,7 @@ def private_r2(z: np.ndarray, factor: np.ndarray) -> float:
 def leaky_sets(bench: Benchmark) -> list[tuple[str, ...]]:
     "Given sets in which leakage is worth knowing: each view, everything but one modality, everything."
     names = list(bench.specs)
-    return [*((k,) for k in names if bench.specs[k].kind == "image"), *(tuple(k for k in names if k != out) for out in reversed(names)), tuple(names)]
+    return [*((k,) for k in bench.views), *(tuple(k for k in names if k != out) for out in reversed(names)), tuple(names)]
 
 
 def class_rows(bench: Benchmark, cell: int, n: int) -> Rows:

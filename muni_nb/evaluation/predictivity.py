@@ -76,9 +76,9 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
     """`nat_value` (view): image decoder loss saved by a nat of the attributes, told by all labels, over the same noise; with standard error.
 
     Without labels told by all other views, which share nothing else with it: what these do not say of the attributes is not saved."""
-    labels, table = [k for k, s in bench.specs.items() if s.kind == "category"], {}
+    labels, table = bench.labels, {}
     z = model.infer({k: rows.values[k] for k in labels}) if labels else None
-    for name in (k for k, s in bench.specs.items() if s.kind == "image"):
+    for name in model.guided:
         if not labels: z = model.infer({k: rows.values[k] for k in bench.specs if k != name})
         x, saved = bench.specs[name].prepare(rows.values[name]).to(z.device), []
         for seed in torch.randint(2**31, (draws,)).tolist():
@@ -144,13 +144,13 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
         "prior_ambiguous": ((), unsure(prior), {"units": "fraction", "n": draws, "long_name": f"prior draws without a combination of attributes above {AMBIGUOUS}"}),
         "posterior_ambiguous": ((), unsure(z[-2]), {"units": "fraction", **n, "long_name": f"leave-one-out latents without a combination of attributes above {AMBIGUOUS}"}),
     }, coords={"given": [route_name(g) for g in sets], "attribute": list(heads)})
-    return ds.merge(label_targets(model, bench, whole, sets)) if any(s.kind == "category" for s in bench.specs.values()) else ds
+    return ds.merge(label_targets(model, bench, whole, sets)) if bench.labels else ds
 
 
 @torch.no_grad()
 def label_targets(model, bench: Benchmark, z: Tensor, sets: Sequence[tuple[str, ...]]) -> xr.Dataset:
     "`label_accuracy` and `label_cross_entropy` of the model's own label decoders on latents z [sets, N, D] of the test rows."
-    labels, flat = [k for k, s in bench.specs.items() if s.kind == "category"], z.flatten(0, 1)
+    labels, flat = bench.labels, z.flatten(0, 1)
     drawn = model.decode(flat, labels)
     true = {k: bench.test.values[k].to(z.device) for k in labels}
     hit = torch.stack([(drawn[k].view(len(sets), -1) == true[k]).double().mean(1) for k in labels], 1)

@@ -17,18 +17,18 @@ from .coherence import coherence, decoder_entropy, draw, published_routes, route
 from .fidelity import fidelity
 from .minimality import minimality
 from .predictivity import nat_value, predictivity
-from .verifier import Verifier, verifier_error
+from .verifier import Judge, verifier_error
 
 # %% ../../nbs/evaluation/06_report.ipynb #259c4656
 @torch.no_grad()
-def judge_draws(model, bench: Benchmark, verifier: Verifier, rows: int, routes: Sequence[tuple[str, ...]], seed: int = 0, **options) -> xr.Dataset:
+def judge_draws(model, bench: Benchmark, judge: Judge, rows: int, routes: Sequence[tuple[str, ...]], seed: int = 0, **options) -> xr.Dataset:
     "Coherence of `routes` on the first `rows` test rows, decoder entropy of routes that give labels or nothing, fidelity of draws from nothing. `options`: of the decoder."
     torch.manual_seed(seed)
-    test, labels = bench.test.select(slice(rows)), {k for k, s in bench.specs.items() if s.kind == "category"}
+    test, labels = bench.test.select(slice(rows)), set(bench.labels)
     draws = draw(model, bench, test, routes, **options)
-    parts, open_ = [coherence(bench, verifier, test, draws)], [g for g in routes if set(g) <= labels]
-    if open_: parts.append(decoder_entropy(model, bench, verifier, test, open_, **options))
-    if () in draws and bench.draw: parts.append(fidelity(bench, verifier, draws[()], bench.test))
+    parts, open_ = [coherence(bench, judge, test, draws)], [g for g in routes if set(g) <= labels]
+    if open_: parts.append(decoder_entropy(model, bench, judge, test, open_, **options))
+    if () in draws and bench.draw: parts.append(fidelity(bench, judge, draws[()], bench.test))
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 # %% ../../nbs/evaluation/06_report.ipynb #9c8bb959
@@ -46,7 +46,7 @@ def judge_latents(model, bench: Benchmark, rows: int, per_class: int = 2000, pro
 
 # %% ../../nbs/evaluation/06_report.ipynb #230cba11
 @torch.no_grad()
-def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, routes: Sequence[Sequence[str]] | None = None, steps: int = 12,
+def evaluate(model, bench: Benchmark, judge: Judge, *, rows: int = 1000, routes: Sequence[Sequence[str]] | None = None, steps: int = 12,
              guidance: float | Sequence[float] = 1.5, seed: int = 0, bf16: bool = True, latents: bool = True, per_class: int = 2000,
              probe_steps: int = 400) -> xr.Dataset:
     """All criteria of a model, as one dataset.
@@ -61,7 +61,7 @@ def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, r
     routes, several = list(dict.fromkeys(tuple(g) for g in routes)), isinstance(guidance, Sequence)
     if full := [g for g in routes if set(g) >= set(bench.specs)]: raise ValueError(f"route {route_name(full[0])} gives everything: nothing is left to draw")
     with torch.random.fork_rng(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        parts = [judge_draws(model, bench, verifier, rows, routes, seed, steps=steps, guidance=strength).assign_coords(guidance=strength)
+        parts = [judge_draws(model, bench, judge, rows, routes, seed, steps=steps, guidance=strength).assign_coords(guidance=strength)
                  for strength in (guidance if several else [guidance])]
         if several: parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
         torch.manual_seed(seed)
@@ -70,7 +70,7 @@ def evaluate(model, bench: Benchmark, verifier: Verifier, *, rows: int = 1000, r
         if hasattr(model, "query_dependence"):
             test = bench.test.select(slice(rows))
             parts.append(xr.Dataset({"query_dependence": ((), model.query_dependence(test), {"units": "1", "n": len(test), "long_name": "variance of encodings over queries, relative to that over rows"})}))
-    parts.append(verifier_error(verifier, bench.specs, bench.test))
+    parts.append(verifier_error(judge, bench, bench.test))
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     order = [route_name(g) for g in routes]
     ds = ds.sel(given=[*order, *(g for g in ds.given.values if g not in order)], attribute=[*bench.attributes, "both"])

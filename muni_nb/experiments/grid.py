@@ -29,9 +29,10 @@ import xarray as xr
 
 from ..data.digits import quadrant_digits
 from ..data.five_views import five_views
+from ..data.scenes import scenes
 from ..data.spec import Benchmark
 from ..evaluation.report import evaluate
-from ..evaluation.verifier import verifier_for
+from ..evaluation.verifier import judge_for
 from ..models.classical.helvae import HELVAE
 from ..models.classical.mmvae import MMVAE
 from ..models.classical.mmvae_plus import MMVAEPlus
@@ -64,7 +65,7 @@ ROUTED = ("MUNI", "ConditionalMUNI")
 MODELS = {"MUNI": routed(MUNI), "ConditionalMUNI": routed(ConditionalMUNI), "Oracle": plain(Oracle),
           "MVAE": plain(MVAE), "MMVAE": plain(MMVAE), "MoPoE": plain(MoPoE), "MVTCAE": plain(MVTCAE), "MMVAE+": plain(MMVAEPlus), "HELVAE": plain(HELVAE), "MLD": plain(MLD),
           "MUNITE": plain(MUNITE)}
-BENCHMARKS = {"quadrant_digits": quadrant_digits, "five_views": five_views}
+BENCHMARKS = {"quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes}
 
 
 def _digest(config: dict) -> str:
@@ -199,9 +200,9 @@ def execute(run: Run, folder: str | Path, device: str = "cpu", progress: bool = 
 
 def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     bench = _bench(json.dumps(run.bench, sort_keys=True))
-    verifier = verifier_for(bench, folder / "verifiers", progress=progress, **run.verifier)
+    judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     model, curves = trained(run, folder, device, progress)
-    ds = evaluate(model, bench, verifier, **{"bf16": run.recipe.bf16, "seed": run.seed, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
+    ds = evaluate(model, bench, judge, **{"bf16": run.recipe.bf16, "seed": run.seed, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
     versions = {k: version(k) for k in ("muni_nb", "torch", "numpy", "xarray", "scikit-learn")}
     ds = ds.assign(train_seconds=((), ds.attrs.pop("train_seconds"), {"units": "s", "long_name": "wall time of training"}),
                    evaluation_seconds=((), ds.attrs.pop("evaluation_seconds"), {"units": "s", "long_name": "wall time of evaluation"}),
@@ -239,8 +240,8 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Pa
     todo = {_digest(run.identity()): run for run in runs if not find(run, *folders)}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
     for arguments, training in sorted({(json.dumps(r.bench, sort_keys=True), json.dumps(r.verifier, sort_keys=True)) for r in todo.values()}):
-        report(f"verifier of {arguments}")                            # once, before the workers want it
-        verifier_for(_bench(arguments), Path(folder) / "verifiers", progress=False, **json.loads(training))
+        report(f"judge of {arguments}")                               # once, before the workers want it
+        judge_for(_bench(arguments), Path(folder) / "verifiers", progress=False, **json.loads(training))
     failed, began, own = {}, time.perf_counter(), executor is None and bool(todo)
     pool = pool_of(workers) if own else executor
     try:

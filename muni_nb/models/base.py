@@ -43,9 +43,9 @@ class LatentModel(nn.Module):
         return self.names
 
     @property
-    def guided(self) -> bool:
-        "Whether the image decoders can also be told nothing, as guidance wants."
-        return any(getattr(d, "guided", False) for d in self.decoders.values())
+    def guided(self) -> list[str]:
+        "The modalities whose decoders can also be told nothing, as guidance wants."
+        return [k for group, members in self.groups.items() if getattr(self.decoders[group], "guided", False) for k in members]
 
     @property
     def device(self) -> torch.device:
@@ -98,9 +98,9 @@ def decoder_terms(self: LatentModel, batch: Mapping[str, Tensor], available: Ten
 
 @patch
 def weigh(self: LatentModel, terms: Mapping[str, Tensor], label_weight: float) -> Tensor:
-    "The sum of decoder terms, those of labels times `label_weight`."
-    label = lambda group: self.specs[self.groups[group][0]].kind == "category"
-    return sum(v * (label_weight if label(g) else 1.0) for g, v in terms.items())
+    "The sum of decoder terms, those of what is discrete (labels, captions) times `label_weight`."
+    discrete = lambda group: self.specs[self.groups[group][0]].kind in ("category", "text")
+    return sum(v * (label_weight if discrete(g) else 1.0) for g, v in terms.items())
 
 # %% ../../nbs/models/00_base.ipynb #c9881604
 @patch

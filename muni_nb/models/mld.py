@@ -74,8 +74,8 @@ class SkipMLP(nn.Module):
 
 
 def autoencoder(spec: Spec, sizes: Sizes, code: int, width: int) -> tuple[nn.Module, nn.Module]:
-    "Encoder, values [B, ...] -> code [B, code], and decoder, with -log p(x | code) as its loss, of one modality; MLPs of images are `width` wide."
-    if spec.kind == "image":
+    "Encoder, values [B, ...] -> code [B, code], and decoder, with -log p(x | code) as its loss, of one modality; MLPs of pictures and log-mels are `width` wide."
+    if spec.kind in ("image", "audio"):
         pixels = math.prod(spec.shape)
         picture = nn.Sequential(SkipMLP(code, pixels, width), nn.Unflatten(1, spec.shape))
         return nn.Sequential(nn.Flatten(), SkipMLP(pixels, code, width)), likelihood_for(spec, sizes, net=picture)
@@ -101,7 +101,7 @@ class MLD(LatentModel):
                  code: Mapping[str, int] | None = None, conditioned: float = 0.5, stage: float = 0.25, width: int = 512, depth: int = 3):
         """`code`: width of a code by kind; `conditioned`: fraction of rows with clean codes (published: 0.2 to 0.8); `stage`: fraction of
         training after which the score network takes over; `depth`: of the score network; `width`: of it and of images' MLPs. ValueError for a wrong value."""
-        code = {"image": 128, "category": 8, **(code or {})}
+        code = {"image": 128, "audio": 128, "text": 32, "category": 8, **(code or {})}
         for name, value, choices in (("variant", variant, VARIANTS), ("process", process, tuple(PROCESSES))):
             if value not in choices: raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
         if not 0 <= conditioned <= 1 or not 0 < stage < 1: raise ValueError(f"want conditioned in [0, 1] and stage in (0, 1); got {conditioned!r} and {stage!r}")

@@ -31,18 +31,23 @@ class Stream(nn.Module):
     def __init__(self, spec: Spec, width: int, depth: int, heads: int, patches: int):
         super().__init__()
         self.place, self.blocks = None, nn.ModuleList(nn.Identity() for _ in range(depth))
-        if spec.kind == "image":
-            side = spec.shape[1] // patches
-            self.tokens = nn.Sequential(nn.PixelUnshuffle(side), nn.Conv2d(spec.shape[0] * side**2, width, 1))
-            self.place = nn.Parameter(0.02 * torch.randn(width, patches, patches))
-            self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, activation=F.silu, batch_first=True, norm_first=True)
-                                        for _ in range(depth))
+        self.channelled = spec.kind == "audio"            # a log-mel is a picture of one channel
+        if spec.kind in ("image", "audio"):
+            channels, *sides = (1, *spec.shape) if self.channelled else spec.shape
+            side = min(sides) // patches
+            self.tokens = nn.Sequential(nn.PixelUnshuffle(side), nn.Conv2d(channels * side**2, width, 1))
+            self.place = nn.Parameter(0.02 * torch.randn(width, *(s // side for s in sides)))
         else:
             self.tokens = nn.Embedding(spec.classes, width)
+            if spec.kind == "text": self.place = nn.Parameter(0.02 * torch.randn(width, *spec.shape))
+        if self.place is not None:
+            self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, activation=F.silu, batch_first=True, norm_first=True)
+                                        for _ in range(depth))
         self.read = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width)) for _ in range(depth))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        h, seen = self.tokens(x), []
+        h, seen = self.tokens(x[:, None] if self.channelled else x), []
+        if x.dim() == 2: h = h.mT                                     # a caption's words
         h = h[:, None] if self.place is None else (h + self.place).flatten(2).transpose(1, 2)
         for block, read in zip(self.blocks, self.read):
             h = block(h)
@@ -96,7 +101,7 @@ class MUNITE(LatentModel):
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), registers: int = 4, width: int = 80, depth: int = 3, heads: int = 4,
                  patches: int = 4, reconstruction: float = 1.0, distillation: float = 2.0, contrastive: float = 0.1, temperature: float = 0.1,
                  label_weight: float = 5.0, detach: bool = True, full_only: bool = False):
-        """`registers`: they share the `sizes.latent` dimensions; `patches`: along a side of an image; `reconstruction`, `distillation`, `contrastive`: weights
+        """`registers`: they share the `sizes.latent` dimensions; `patches`: along the shorter side of a picture or log-mel; `reconstruction`, `distillation`, `contrastive`: weights
         of the losses; `label_weight`: as in MUNI's routes; `detach`: a target's own stream learns nothing from its reconstruction; `full_only`: distil from
         complete rows alone. ValueError for a wrong value."""
         options = {"registers": registers, "width": width, "depth": depth, "heads": heads, "patches": patches}
@@ -104,8 +109,9 @@ class MUNITE(LatentModel):
             if value < 1: raise ValueError(f"{name} must be at least 1, got {value!r}")
         if sizes.latent % registers or width % heads: raise ValueError(f"want latent divisible by registers and width by heads; got {sizes.latent}, {registers}, {width}, {heads}")
         for spec in specs.values():
-            if spec.kind == "image" and (spec.shape[1] != spec.shape[2] or spec.shape[1] % patches):
-                raise ValueError(f"{spec.name}: {patches} x {patches} patches do not divide a picture of shape {spec.shape}: choose other patches")
+            sides = spec.shape[-2:] if spec.kind in ("image", "audio") else (patches,)
+            if min(sides) % patches or any(s % (min(sides) // patches) for s in sides):
+                raise ValueError(f"{spec.name}: {patches} patches do not divide the shorter side of shape {spec.shape}, or their side the longer one: choose other patches")
         weights = {"reconstruction": reconstruction, "distillation": distillation, "contrastive": contrastive, "label_weight": label_weight}
         for name, value in weights.items():
             if not value >= 0: raise ValueError(f"{name} must be at least 0, got {value!r}")
