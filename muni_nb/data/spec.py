@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PAD', 'BOS', 'UNK', 'EOS', 'KINDS', 'prepare_image', 'prepare_category', 'prepare_audio', 'Spec', 'to_uint8', 'Rows',
-           'picture', 'show_rows', 'Benchmark']
+           'picture', 'show_rows', 'Benchmark', 'with_labels']
 
 # %% ../../nbs/data/00_spec.ipynb #2fd42855
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import matplotlib.pyplot as plt
 import torch
@@ -185,3 +185,16 @@ class Benchmark:
         truth = ", ".join(f"{k} {v:.3f}" for k, v in self.truth.items())
         head = f"Benchmark({self.name}: {', '.join(self.specs)})"
         return "\n  ".join([head, f"train {self.train}", f"test  {self.test}", f"nats  {truth}"])
+
+# %% ../../nbs/data/00_spec.ipynb #f75ed1e9
+def with_labels(bench: Benchmark) -> Benchmark:
+    "The same rows, with every attribute that is no modality yet as one more label, always observed."
+    extra = {a: Spec(a, "category", classes=n) for a, n in bench.attributes.items() if a not in bench.specs}
+
+    def more(rows: Rows) -> Rows:
+        told = torch.ones(len(rows), len(extra), dtype=torch.bool)
+        return replace(rows, values=rows.values | {a: rows.attributes[a] for a in extra}, available=torch.cat([rows.available, told], 1))
+
+    after = lambda f: f and (lambda *arguments: more(f(*arguments)))
+    return replace(bench, specs=bench.specs | extra, train=more(bench.train), test=more(bench.test), carries=bench.carries | {a: (a,) for a in extra},
+                   config=bench.config | {"labels": True}, draw=after(bench.draw), lessons=after(bench.lessons))

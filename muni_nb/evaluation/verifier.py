@@ -126,7 +126,8 @@ def judge_for(bench: Benchmark, folder: str | Path | None = "results/verifiers",
     for name in bench.views:
         if name not in judge: alike.setdefault((bench.specs[name].kind, bench.specs[name].shape), []).append(name)
     for (kind, shape), names in alike.items():
-        who = {"bench": bench.config, "training": training, "version": 1} | ({} if kind == "image" else {"kind": kind})
+        rows = {k: v for k, v in bench.config.items() if k != "labels"}         # with labels or without: the same verifier
+        who = {"bench": rows, "training": training, "version": 1} | ({} if kind == "image" else {"kind": kind})
         path = folder and Path(folder) / f"{hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
         if not (path and path.exists()):
             state = train_verifier(bench, names, progress=progress, **training).state_dict()

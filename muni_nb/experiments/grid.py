@@ -30,7 +30,7 @@ import xarray as xr
 from ..data.digits import quadrant_digits
 from ..data.five_views import five_views
 from ..data.scenes import scenes
-from ..data.spec import Benchmark
+from ..data.spec import Benchmark, with_labels
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import judge_for
 from ..models.classical.helvae import HELVAE
@@ -87,7 +87,7 @@ class Run:
     sizes: Sizes = Sizes()
     recipe: Recipe = Recipe()                 # its seed is the run's
     options: dict = field(default_factory=dict)      # further arguments of the model's constructor
-    bench: dict = field(default_factory=dict)        # `benchmark`: a key of BENCHMARKS, quadrant_digits by default; and its arguments
+    bench: dict = field(default_factory=dict)        # `benchmark`: a key of BENCHMARKS, quadrant_digits by default; `labels`: see `with_labels`; and its arguments
     verifier: dict = field(default_factory=dict)     # arguments of train_verifier
     evaluation: dict = field(default_factory=dict)   # arguments of evaluate
 
@@ -172,7 +172,8 @@ def gather(runs: Iterable[Run], *folders: str | Path) -> xr.Dataset:
 @lru_cache(maxsize=2)
 def _bench(arguments: str) -> Benchmark:
     told = json.loads(arguments)
-    return BENCHMARKS[told.pop("benchmark", "quadrant_digits")](**told)
+    labels, bench = told.pop("labels", False), BENCHMARKS[told.pop("benchmark", "quadrant_digits")](**told)
+    return with_labels(bench) if labels else bench
 
 
 def trained(run: Run, folder: str | Path, device: str = "cpu", progress: bool = False) -> tuple[torch.nn.Module, xr.Dataset]:
