@@ -195,6 +195,6 @@ def with_labels(bench: Benchmark) -> Benchmark:
         told = torch.ones(len(rows), len(extra), dtype=torch.bool)
         return replace(rows, values=rows.values | {a: rows.attributes[a] for a in extra}, available=torch.cat([rows.available, told], 1))
 
-    after = lambda f: f and (lambda *arguments: more(f(*arguments)))
+    after = lambda f: f and (lambda *arguments, **named: more(f(*arguments, **named)))
     return replace(bench, specs=bench.specs | extra, train=more(bench.train), test=more(bench.test), carries=bench.carries | {a: (a,) for a in extra},
                    config=bench.config | {"labels": True}, draw=after(bench.draw), lessons=after(bench.lessons))

@@ -201,7 +201,7 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
                 open_ = [seen[a][k] for k in views if k in seen[a]] if a not in told and not (a == "both" and told) else []
                 if open_: variation[i, j], sampling[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_]), sampling_variation(within, size[a])
         if images and all(k in drawn for k in images):
-            pictures[names[i]] = np.stack([to_uint8(drawn[k][:keep].float().cpu()).numpy() for k in images], 1)
+            pictures[names[i]] = np.stack([to_uint8(bench.specs[k].prepare(drawn[k][:keep].cpu())).numpy() for k in images], 1)
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     by_route = ("given", "attribute")
     ds = xr.Dataset({
@@ -228,11 +228,13 @@ def references(bench: Benchmark, judge: Judge, rows: Rows) -> xr.Dataset:
     real, together = hits_of(bench, shown, rows, list(bench.attributes)), agreement_of(bench, shown)
     chance = np.array([1 / n for n in bench.attributes.values()])
     alike = chance ** (carriers - 1)
-    chance, alike = np.append(chance, chance.prod()), np.append(alike, alike.prod())
+    both = lambda a, b: math.prod(1 / n for k, n in bench.attributes.items() if k in bench.carries[a] and k in bench.carries[b])
+    pairs = [both(a, b) for a, b in combinations(bench.views, 2) if set(bench.carries[a]) & set(bench.carries[b])]
+    chance, alike, paired = np.append(chance, chance.prod()), np.append(alike, alike.prod()), np.append(chance, np.mean(pairs) if pairs else np.nan)
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     return xr.Dataset({
         "accuracy_chance": ("attribute", chance, fraction("accuracy by chance")),
-        "agreement_chance": ("attribute", chance, fraction("agreement by chance")),
+        "agreement_chance": ("attribute", paired, fraction("agreement by chance")),
         "coherence_chance": ("attribute", alike, fraction("coherence by chance")),
         "accuracy_real": (("want", "attribute"), [[real[m, a].mean().item() if (m, a) in real else np.nan for a in attributes] for m in wants], fraction("accuracy of real rows")),
         "coherence_real": ("attribute", [together[a][0] for a in attributes], fraction("coherence of real rows")),

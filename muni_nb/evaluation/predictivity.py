@@ -73,7 +73,7 @@ def left_open(bench: Benchmark, given: Sequence[str]) -> dict[str, float]:
 # %% ../../nbs/evaluation/03_predictivity.ipynb #8f778aea
 @torch.no_grad()
 def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset:
-    """`nat_value` (view): image decoder loss saved by a nat of the attributes, told by all labels, over the same noise; with standard error.
+    """`nat_value` (view): loss of a flow decoder saved by a nat of the attributes, told by all labels, over the same noise; with standard error.
 
     Without labels told by all other views, which share nothing else with it: what these do not say of the attributes is not saved."""
     labels, table = bench.labels, {}
@@ -91,7 +91,7 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
         each = torch.stack(saved).mean(0)
         table[name] = each.mean().item(), (each.std() / len(each) ** 0.5).item()
     units = {"units": "loss per nat", "n": len(rows)}
-    return xr.Dataset({"nat_value": ("view", [v for v, _ in table.values()], {**units, "long_name": "image decoder loss saved by a nat of the attributes"}),
+    return xr.Dataset({"nat_value": ("view", [v for v, _ in table.values()], {**units, "long_name": "flow decoder loss saved by a nat of the attributes"}),
                        "nat_value_se": ("view", [e for _, e in table.values()], {**units, "long_name": "standard error of nat_value"})}, coords={"view": list(table)})
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #348ad7a7

@@ -124,10 +124,11 @@ def judge_for(bench: Benchmark, folder: str | Path | None = "results/verifiers",
     "A reader for every modality; verifiers are read from `folder` if they are there, else trained and written (None: not kept). `training`: see `train_verifier`."
     judge, alike = exact_readers(bench), {}
     for name in bench.views:
-        if name not in judge: alike.setdefault((bench.specs[name].kind, bench.specs[name].shape), []).append(name)
-    for (kind, shape), names in alike.items():
-        rows = {k: v for k, v in bench.config.items() if k != "labels"}         # with labels or without: the same verifier
-        who = {"bench": rows, "training": training, "version": 1} | ({} if kind == "image" else {"kind": kind})
+        if name not in judge: alike.setdefault((bench.specs[name].kind, bench.specs[name].shape, bench.carries[name]), []).append(name)
+    for (kind, shape, _), names in alike.items():
+        idle = ("labels", "rows", "test_rows", "availability", "held_out") if bench.lessons else ("labels",)    # what no lesson depends on
+        who = {"bench": {k: v for k, v in bench.config.items() if k not in idle}, "training": training, "version": 1}
+        if len(alike) > 1: who["reads"] = names
         path = folder and Path(folder) / f"{hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
         if not (path and path.exists()):
             state = train_verifier(bench, names, progress=progress, **training).state_dict()

@@ -34,7 +34,7 @@ class Routes:
     prior_gradient: bool = True            # the rate teaches the encoders, not the prior alone (inferred)
     rate_weight: float = 0.2               # beta, decoder loss per nat (inferred)
     rate_ramp: float = 0.5                 # fraction of training over which beta rises from 0 (inferred)
-    label_weight: float = 5.0              # of a label's nats beside an image's summed squared error (inferred)
+    label_weight: float = 5.0              # of a label's or caption's nats beside an image's summed squared error (inferred)
 
     def __post_init__(self):
         for name, choices in (("pooling", POOLINGS), ("prior_subsets", SUBSETS), ("shown", SUBSETS), ("targets", ("all", "shown"))):
