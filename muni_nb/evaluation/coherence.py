@@ -57,9 +57,9 @@ def pair_agreement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #1022cd93
 def joint_label(bench: Benchmark, attributes: Mapping[str, Tensor]) -> Tensor:
-    "All attributes as one number [N] in 0..cells - 1."
+    "Some or all attributes {attribute: [N]} as one number [N], from 0 to one less than their combinations."
     code = torch.zeros_like(next(iter(attributes.values())))
-    for a, classes in bench.attributes.items(): code = code * classes + attributes[a]
+    for a, value in attributes.items(): code = code * bench.attributes[a] + value
     return code
 
 
@@ -67,10 +67,8 @@ def joint_code(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]], attr
     "The `attributes` (by default all) as one number [B], of every modality that shows them; -1 where it shows one of them not."
     attributes, codes = list(attributes or bench.attributes), {}
     for k in set.intersection(*(set(shown[a]) for a in attributes)):
-        parts = torch.stack([shown[a][k] for a in attributes])
-        code = torch.zeros_like(parts[0])
-        for part, a in zip(parts, attributes): code = code * bench.attributes[a] + part
-        codes[k] = torch.where((parts < 0).any(0), -1, code)
+        parts = {a: shown[a][k] for a in attributes}
+        codes[k] = torch.where((torch.stack(list(parts.values())) < 0).any(0), -1, joint_label(bench, parts))
     return codes
 
 

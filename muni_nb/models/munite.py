@@ -270,7 +270,7 @@ def terms(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor) -> dict[
 
 @patch
 def loss(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-    """Terms of the objective, means over rows: one per decoder (images: summed squared velocity error; labels: nats), `distillation` (squared error of a
+    """Terms of the objective, means over rows: one per decoder (pictures, sounds: summed squared velocity error; labels, captions: nats), `distillation` (squared error of a
     dimension), `contrastive` (nats; absent if its weight is 0), and their weighted sum `loss`.
 
     `batch`: prepared values; `available` bool [B, M]; `progress` is accepted, and idle."""

@@ -25,7 +25,7 @@ class ClassicalVAE(ExpertModel):
     """A multimodal VAE with the prior N(0, I) and a decoder with a likelihood for each modality.
 
     `beta` weighs the KL divergence and rises from 0 over the fraction `warmup` of training. `likelihood` (of images: laplace or normal), `scale` and
-    `label_weight` (of the nats of labels) are ours, chosen on quadrant digits at 16 pixels."""
+    `label_weight` (of the nats of labels and captions) are ours, chosen on quadrant digits at 16 pixels."""
 
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), *, likelihood: str = "laplace", scale: float = 0.75, beta: float = 0.3,
                  warmup: float = 0.5, label_weight: float = 75.0, columns: Mapping[str, list[int]] | None = None):
