@@ -109,32 +109,32 @@ def crop_corner(u: Tensor, shape, size: int) -> Tensor:
     return (u * (torch.tensor(shape) - size + 1)).long()
 
 
-def choose_crops(view: int, masks: Tensor, corner: Tensor, u: Tensor, style: Style) -> Tensor:
+def choose_crops(view: int, masks: Tensor, corner: Tensor, u: Tensor, style: Style, parts: int = 2) -> Tensor:
     """Of the crops u [N, T, 2] (down, right; in [0, 1)) the one to take, [N, 2].
 
-    `corner` [N, 2] says whether the quadrant of the mask is the (bottom, right) one."""
-    luminance = torch.tensor(np.asarray(photograph(view, 16, style.field).convert("L")))
-    masks = F.avg_pool2d(masks.float(), masks.shape[-1] // 8).round()
-    y, x = (crop_corner(u, luminance.shape, 16) + 8 * corner[:, None]).unbind(-1)
-    far = separation(luminance.unfold(0, 8, 1).unfold(1, 8, 1)[y, x].flatten(2), masks.flatten(1))
+    A side of the picture has `parts` of the mask's sides; `corner` [N, 2] says whether it is the (bottom, right) one."""
+    luminance, side = torch.tensor(np.asarray(photograph(view, 16, style.field).convert("L"))), 16 // parts
+    masks = F.avg_pool2d(masks.float(), masks.shape[-1] // side).round()
+    y, x = (crop_corner(u, luminance.shape, 16) + side * corner[:, None]).unbind(-1)
+    far = separation(luminance.unfold(0, side, 1).unfold(1, side, 1)[y, x].flatten(2), masks.flatten(1))
     earlier = torch.arange(style.tries, 0, -1, dtype=far.dtype)
     best = torch.where(far >= style.separation, style.separation + earlier, far).argmax(1)
     return u[torch.arange(len(u)), best]
 
 # %% ../../nbs/data/01_digits.ipynb #de3406a9
-def compose(view: int, masks: Tensor, corner: Tensor, at: Tensor, style: Style) -> tuple[Tensor, Tensor, Tensor]:
-    """Views uint8 [N, 3, size, size] of the crops at [N, 2], with colours inverted under masks [N, size/2, size/2].
+def compose(view: int, masks: Tensor, corner: Tensor, at: Tensor, style: Style, parts: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Views uint8 [N, 3, size, size] of the crops at [N, 2], with colours inverted under masks [N, size/parts, size/parts].
 
     Also where the crops are, [N, 2] (down, right), and their mean colours before the digit, [N, 3]; both in [0, 1]."""
     n, side, _ = masks.shape
-    size = 2 * side
+    size = parts * side
     photo = torch.tensor(np.asarray(photograph(view, size, style.field)))
     y, x = crop_corner(at, photo.shape[:2], size).unbind(-1)
     crops = photo.unfold(0, size, 1).unfold(1, size, 1)[y, x]
     where = torch.stack([y, x], 1) / (torch.tensor(photo.shape[:2]) - size)
     colour = crops.sum((2, 3)) / (255 * size**2)
     quarter = (torch.arange(n), slice(None), corner[:, 0], slice(None), corner[:, 1])
-    views = crops.view(n, 3, 2, side, 2, side)
+    views = crops.view(n, 3, parts, side, parts, side)
     ground = views[quarter].int()
     views[quarter] = ((255 * ground + masks[:, None].int() * (255 - 2 * ground) + 127) // 255).to(torch.uint8)
     return crops, where, colour
@@ -152,18 +152,19 @@ def uniforms(index, split: str, seed: int, width: int) -> Tensor:
     return torch.tensor(np.stack([stream(int(i)).random(width) for i in index]))
 
 # %% ../../nbs/data/01_digits.ipynb #5f920dbe
-def draw_view(view: int, digit: Tensor, quadrant: Tensor, u: Tensor,
+def draw_view(view: int, digit: Tensor, quadrant: Tensor | None, u: Tensor,
               pen: Handwriting, size: int, style: Style) -> dict[str, Tensor]:
-    "A view of rows with digit [N], quadrant [N] and uniforms [N, 5 + 2 tries]: the image, and its private factors."
+    "A view of rows with digit [N], quadrant [N] (None: the digit fills the picture) and uniforms [N, 5 + 2 tries]: the image, and its private factors."
+    parts, corner = (1, torch.zeros(len(digit), 2, dtype=torch.long)) if quadrant is None else (2, CORNERS[quadrant])
     count = pen.digits.bincount(minlength=10)
     chosen = (count.cumsum(0) - count)[digit] + (u[:, 0] * count[digit]).long()
     turn, (small, large) = math.radians(style.turn), style.scale
     low = torch.tensor([-turn, math.log(small), -style.shift, -style.shift], dtype=u.dtype)
     high = torch.tensor([turn, math.log(large), style.shift, style.shift], dtype=u.dtype)
     affine = (low + (high - low) * u[:, 1:5]).float()
-    masks = draw_masks(pen.images[chosen], affine, size // 2, style)
-    at = choose_crops(view, masks, CORNERS[quadrant], u[:, 5:].unflatten(1, (-1, 2)), style)
-    image, where, colour = compose(view, masks, CORNERS[quadrant], at, style)
+    masks = draw_masks(pen.images[chosen], affine, size // parts, style)
+    at = choose_crops(view, masks, corner, u[:, 5:].unflatten(1, (-1, 2)), style, parts)
+    image, where, colour = compose(view, masks, corner, at, style, parts)
     name = f"view{view}"
     return {name: image, f"{name}.crop": where, f"{name}.colour": colour, f"{name}.affine": affine,
             f"{name}.source": pen.source[chosen]}

@@ -25,7 +25,7 @@ def observed(u: Tensor, availability: str) -> Tensor:
 
 # %% ../../nbs/data/04_five_views.ipynb #b75f711d
 def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, availability: str = "full",
-              style: Style = Style(), block: int = 1024) -> Rows:
+              style: Style = Style(), filled: bool = False, block: int = 1024) -> Rows:
     "The rows `index` of \"train\" or \"test\", written by `pen`: each a function of its number, whatever is beside it."
     wide = 1 + 5 + 2 * style.tries
 
@@ -33,8 +33,8 @@ def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, ava
         u = uniforms(i, split, seed, 1 + len(VIEWS) * wide)
         part = {"digit": i % 10, "available": observed(u[:, 0], availability)}
         for view, uk in enumerate(u[:, 1:].split(wide, 1)):
-            quadrant = (4 * uk[:, 0]).long()
-            part |= draw_view(view, part["digit"], quadrant, uk[:, 1:], pen, size, style) | {f"view{view}.quadrant": quadrant}
+            quadrant = None if filled else (4 * uk[:, 0]).long()
+            part |= draw_view(view, part["digit"], quadrant, uk[:, 1:], pen, size, style) | ({} if filled else {f"view{view}.quadrant": quadrant})
         return part
 
     table = in_blocks(draw, index, block)
@@ -42,15 +42,16 @@ def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, ava
     return Rows({k: table[k] for k in VIEWS}, {"digit": table["digit"]}, private, table["available"])
 
 # %% ../../nbs/data/04_five_views.ipynb #fb0ce3f9
-def five_views(size: int = 16, rows: int = 20_000, test_rows: int = 2_000, seed: int = 0, availability: str = "full") -> Benchmark:
-    """Five views of `size` 16, 32 or 64 pixels, uint8, that share a digit; quadrants, too, are private ("viewK.quadrant").
+def five_views(size: int = 16, rows: int = 20_000, test_rows: int = 2_000, seed: int = 0, availability: str = "full", filled: bool = False) -> Benchmark:
+    """Five views of `size` 16, 32 or 64 pixels, uint8, that share a digit: in a private quadrant ("viewK.quadrant") or, `filled`, as large as the picture.
 
     The kind of task of PolyMNIST (Sutter et al. 2021) from scikit-learn's handwriting: no label modalities. `availability` of the train
     rows is "full" or "partial" (a non-empty set of views at random); test rows are fully observed. ValueError on a bad option."""
+    if not isinstance(filled, bool): raise ValueError(f"filled is {filled!r}: want True or False")
     check(size, rows, test_rows, seed, availability, ("full", "partial"))
-    options = {"size": size, "rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability}
+    options = {"size": size, "rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability} | ({"filled": True} if filled else {})
     style, pens = Style(), {split: handwriting(split) for split in ("train", "test")}
-    draw = lambda index, split="test": draw_rows(index, split, pens[split], size, seed, "full", style)
-    train = draw_rows(range(rows), "train", pens["train"], size, seed, availability, style)
+    draw = lambda index, split="test": draw_rows(index, split, pens[split], size, seed, "full", style, filled)
+    train = draw_rows(range(rows), "train", pens["train"], size, seed, availability, style, filled)
     return Benchmark("five_views", {k: Spec(k, "image", (3, size, size)) for k in VIEWS}, train, draw(range(test_rows)), {"digit": 10},
                      {k: ("digit",) for k in VIEWS}, {"builder": "five_views", **options, "style": asdict(style)}, draw)
