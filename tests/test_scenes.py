@@ -11,6 +11,7 @@ from muni_nb.data.batches import batch_at
 from muni_nb.data.scenes import (ATTRIBUTES, CARRIES, LENGTH, LEXICON, MIXTURES, RATE, VOCABULARY, captions, draw_rows, factors_of, log_mel,
                                  parse, scenes, tokenise, tokenizer, unseen, waveform, write_captions)
 from muni_nb.data.spec import BOS, EOS, PAD
+from muni_nb.evaluation.alignment import PAIRS, Towers
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
 from muni_nb.experiments.grid import MODELS, Run
@@ -148,10 +149,11 @@ def test_every_model_takes_pictures_captions_and_sounds(name):
 def test_scenes_are_judged(bench):
     judge = judge_for(bench, None, steps=2, width=8, rows=64, progress=False)
     torch.manual_seed(0)
-    ds = evaluate(MUNI(bench.specs, sizes=Sizes.tiny()), bench, judge, rows=32, steps=2, latents=False, bf16=False)
+    ds = evaluate(MUNI(bench.specs, sizes=Sizes.tiny()), bench, judge, rows=32, steps=2, latents=False, bf16=False, towers=Towers(bench.specs).eval())
     assert list(ds.given.values) == ["nothing", "image", "text", "audio", "image+text", "image+audio", "text+audio"]
     carried = ds.accuracy.sel(given="text", want="image").notnull()
     assert set(ds.attribute.values[carried.values]) == {"kind", "count", "colour"} and (ds.valid.sel(given="nothing", want="text") < 1)
     assert ds.agreement.sel(given="text").notnull().sel(attribute=["size", "kind"]).all() and ds.agreement.sel(given="text", attribute="colour").isnull()
     assert set(ds.attribute.values[ds.total_variation.sel(given="text").notnull().values]) == {"size"}
     assert set(ds.frechet.dropna("view").view.values) == {"image", "audio"} and (ds.accuracy_real.sel(want="text") == 1).sum() == 4
+    assert "picture" not in ds and all(ds[f"{score}_score"].sel(given="nothing").notnull() and ds[f"{score}_real"].notnull() for score in PAIRS)

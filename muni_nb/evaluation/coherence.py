@@ -173,9 +173,9 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
     """Accuracy, coherence, agreement and total variation of `draws` {given set: what `draw` returns}, with chance and real-row ceilings.
 
     What the given modalities do not carry is open: agreement, its control and total variation are of sets that leave something open to two views,
-    and of sets of labels. Total variation is that within the groups of rows that share the given labels. `keep` rows of pictures are kept, of sets without a picture."""
+    and of sets of labels. Total variation is that within the groups of rows that share the given labels. Where all views are pictures, `keep` rows of them are kept, of sets without one."""
     names, wants, attributes = [route_name(g) for g in draws], list(bench.specs), [*bench.attributes, "both"]
-    views, images = bench.views, [k for k in bench.views if bench.specs[k].kind == "image"]
+    views, all_images = bench.views, {bench.specs[k].kind for k in bench.views} == {"image"}
     size = {**bench.attributes, "both": bench.cells}
     empty = lambda *shape: np.full((len(draws), *shape, len(attributes)), np.nan)
     accuracy, agreement, control, variation, sampling = empty(len(wants)), empty(), empty(), empty(), empty()
@@ -198,8 +198,8 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
                 control[i, j] = independent_agreement(pairs[a], group)
                 open_ = [seen[a][k] for k in views if k in seen[a]] if a not in told and not (a == "both" and told) else []
                 if open_: variation[i, j], sampling[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_]), sampling_variation(within, size[a])
-        if images and all(k in drawn for k in images):
-            pictures[names[i]] = np.stack([to_uint8(bench.specs[k].prepare(drawn[k][:keep].cpu())).numpy() for k in images], 1)
+        if all_images and all(k in drawn for k in views):
+            pictures[names[i]] = np.stack([to_uint8(bench.specs[k].prepare(drawn[k][:keep].cpu())).numpy() for k in views], 1)
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     by_route = ("given", "attribute")
     ds = xr.Dataset({
@@ -214,7 +214,7 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
     }, coords={"given": names, "want": wants, "attribute": attributes})
     if pictures:
         shape = ("given", "draw", "view", "channel", "y", "x")
-        ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures), "view": images}), join="outer").sel(given=names)
+        ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures), "view": views}), join="outer").sel(given=names)
     return ds.merge(references(bench, judge, rows))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f

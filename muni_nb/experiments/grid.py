@@ -31,6 +31,7 @@ from ..data.digits import quadrant_digits
 from ..data.five_views import five_views
 from ..data.scenes import scenes
 from ..data.spec import Benchmark, with_labels
+from ..evaluation.alignment import towers_for
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import judge_for
 from ..models.classical.helvae import HELVAE
@@ -90,6 +91,7 @@ class Run:
     bench: dict = field(default_factory=dict)        # `benchmark`: a key of BENCHMARKS, quadrant_digits by default; `labels`: see `with_labels`; and its arguments
     verifier: dict = field(default_factory=dict)     # arguments of train_verifier
     evaluation: dict = field(default_factory=dict)   # arguments of evaluate
+    towers: dict | None = None                # arguments of train_towers; None: no alignment scores
 
     def __post_init__(self):
         if (name := self.bench.get("benchmark", "quadrant_digits")) not in BENCHMARKS: raise ValueError(f"unknown benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}")
@@ -106,7 +108,7 @@ class Run:
         parts = {"model": self.model, "seed": self.seed, "sizes": _changed(self.sizes), "recipe": _changed(self.recipe), "bench": self.bench, "training_version": TRAINING_VERSION}
         if self.model in ROUTED: parts["routes"] = _changed(self.routes)
         if self.options: parts["options"] = self.options
-        return parts | ({"verifier": self.verifier, "evaluation": self.evaluation, "results_version": RESULTS_VERSION} if judged else {})
+        return parts | ({"verifier": self.verifier, "evaluation": self.evaluation, "results_version": RESULTS_VERSION} | ({} if self.towers is None else {"towers": self.towers}) if judged else {})
 
     @property
     def name(self) -> str:
@@ -150,7 +152,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
     "ValueError if a cell and seed occur twice, or if the runs are not judged alike (routes may differ)."
     if len({(run.cell, run.seed) for run in runs}) < len(runs):
         raise ValueError("a cell and seed occur twice among the runs: give the cells different names and the seeds different numbers")
-    judged = {json.dumps([{k: v for k, v in run.evaluation.items() if k != "routes"}, run.verifier], sort_keys=True) for run in runs}
+    judged = {json.dumps([{k: v for k, v in run.evaluation.items() if k != "routes"}, run.verifier, run.towers], sort_keys=True) for run in runs}
     if len(judged) > 1: raise ValueError(f"these runs are not judged alike: sweep and gather them apart ({'; '.join(sorted(judged))})")
 
 
@@ -203,7 +205,8 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     bench = _bench(json.dumps(run.bench, sort_keys=True))
     judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     model, curves = trained(run, folder, device, progress)
-    ds = evaluate(model, bench, judge, **{"bf16": run.recipe.bf16, "seed": run.seed, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
+    towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
+    ds = evaluate(model, bench, judge, towers=towers, **{"bf16": run.recipe.bf16, "seed": run.seed, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
     versions = {k: version(k) for k in ("muni_nb", "torch", "numpy", "xarray", "scikit-learn")}
     ds = ds.assign(train_seconds=((), ds.attrs.pop("train_seconds"), {"units": "s", "long_name": "wall time of training"}),
                    evaluation_seconds=((), ds.attrs.pop("evaluation_seconds"), {"units": "s", "long_name": "wall time of evaluation"}),
@@ -240,9 +243,11 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Pa
     folders = [folder, *records]
     todo = {_digest(run.identity()): run for run in runs if not find(run, *folders)}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
-    for arguments, training in sorted({(json.dumps(r.bench, sort_keys=True), json.dumps(r.verifier, sort_keys=True)) for r in todo.values()}):
-        report(f"judge of {arguments}")                               # once, before the workers want it
-        judge_for(_bench(arguments), Path(folder) / "verifiers", progress=False, **json.loads(training))
+    for told in sorted({tuple(json.dumps(v, sort_keys=True) for v in (r.bench, r.verifier, r.towers)) for r in todo.values()}):
+        bench, verifier, towers = _bench(told[0]), *map(json.loads, told[1:])
+        report(f"judge of {told[0]}")                                 # once, before the workers want it
+        judge_for(bench, Path(folder) / "verifiers", progress=False, **verifier)
+        if towers is not None: towers_for(bench, Path(folder) / "verifiers", progress=False, **towers)
     failed, began, own = {}, time.perf_counter(), executor is None and bool(todo)
     pool = pool_of(workers) if own else executor
     try:
