@@ -150,7 +150,7 @@ def train_towers(bench: Benchmark, steps: int = 500, batch_size: int = 128, lr: 
 # %% ../../nbs/evaluation/06_alignment.ipynb #31dd9c7a
 def towers_for(bench: Benchmark, folder: str | Path | None = "results/verifiers", progress: bool = True, **training) -> Towers:
     "Towers, read from `folder` if they are there, else trained and written (None: not kept). `training`: see `train_towers`."
-    towers, who = Towers(bench.specs), {"towers": learns_from(bench), "training": training, "version": 1}
+    towers, who = Towers(bench.specs), {"towers": learns_from(bench), "training": training, "version": 2}
     towers.load_state_dict(kept(folder, who, lambda: train_towers(bench, progress=progress, **training).state_dict()))
     return towers.eval().requires_grad_(False)
 
