@@ -1,4 +1,5 @@
 "The whole path, from handwriting to a gathered dataset, and what happens when it is cut short."
+import inspect
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import xarray as xr
 from muni_nb.data.digits import quadrant_digits
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
-from muni_nb.experiments.grid import RESULTS_VERSION, TRAINING_VERSION, Run, execute, find, write_result
+from muni_nb.experiments.grid import MODELS, RESULTS_VERSION, TRAINING_VERSION, Run, execute, find, write_result
 from muni_nb.latent.gaussian import POOLINGS
 from muni_nb.latent.subsets import SUBSETS
 from muni_nb.models.muni import MUNI, Routes
@@ -73,6 +74,14 @@ def test_the_prior_gradient_switch(bench):
     assert reached == [True, False]
 
 
+def defaults(bench):
+    "What a run's identity leaves out, as JSON values: fields of its settings, and plain arguments of its model's constructor."
+    settings = {type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}
+    models = {name: type(make(bench.specs, Run(name, model=name, sizes=Sizes.tiny()))) for name, make in MODELS.items()}
+    arguments = {name: {k: p.default for k, p in inspect.signature(model).parameters.items() if isinstance(p.default, (bool, int, float, str))} for name, model in models.items()}
+    return json.loads(json.dumps(settings | {f"arguments of {name}": plain for name, plain in arguments.items()}))
+
+
 def test_numbers_change_only_with_their_version():
     """A few float32 steps of each cell, and the judges' figures of one model, against stored ones.
 
@@ -84,7 +93,7 @@ def test_numbers_change_only_with_their_version():
         now[cell] = rounded(log.term_value.values[-1])
     ds = evaluate(model, full, judge_for(full, None, steps=2, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, bf16=False)
     now["judges"] = rounded([ds.rate_leave_one_out, ds.rate_gap.sum(), ds.nat_value.sum(), ds.leakage.sel(given="view0"), ds.private_r2.sum(), ds.predictive_gap.sum(), ds.label_cross_entropy.sum()])
-    now["defaults"] = {type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}
+    now["defaults"] = defaults(full)
     if not GOLDEN.exists():
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
         pytest.fail("golden.json was missing and has been written: look at it and commit it")
@@ -96,9 +105,10 @@ def test_numbers_change_only_with_their_version():
         assert now[cell] == pytest.approx(then[cell], rel=2e-3), f"{cell}: numbers changed; raise {version}"
 
 
-def test_defaults_change_only_with_the_version():
+def test_defaults_change_only_with_the_version(bench):
     "A run's identity leaves defaults out: a record would be taken for what it is not if one changed unnoticed."
-    then, now = json.loads(GOLDEN.read_text())["defaults"], json.loads(json.dumps({type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}))
+    then, now = json.loads(GOLDEN.read_text())["defaults"], defaults(bench)
+    assert then.keys() == now.keys(), "delete golden.json, run, look at it and commit it"
     for name, fields in then.items():
         assert {k: now[name][k] for k in fields} == fields, f"a default of {name} changed: raise TRAINING_VERSION, delete golden.json, run, commit"
 

@@ -208,7 +208,7 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
         "valid": (("given", "want"), valid, fraction("output that can be read")),
         "agreement": (by_route, agreement, fraction("pairs of views drawn together that agree")),
         "agreement_independent": (by_route, control, fraction("pairs of views of independent latents, given the same, that agree")),
-        "total_variation": (by_route, variation, fraction("total variation from the true law of what is left open")),
+        "total_variation": (by_route, variation, fraction("total variation from the uniform law of what is left open, within rows given the same labels")),
         "total_variation_sampling": (by_route, sampling, fraction("total variation to be expected of as many true samples")),
         "coherence": ("attribute", coherent, fraction("unconditional draws in which all modalities agree")),
     }, coords={"given": names, "want": wants, "attribute": attributes})

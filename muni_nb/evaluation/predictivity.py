@@ -87,7 +87,7 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
                     losses.append(model.decoder_loss(z, name, x, told=told).double())
-            saved.append((losses[0] - losses[1]) / bench.truth["joint"])
+            saved.append((losses[0] - losses[1]) / sum(bench.truth[a] for a in bench.carries[name]))
         each = torch.stack(saved).mean(0)
         table[name] = each.mean().item(), (each.std() / len(each) ** 0.5).item()
     units = {"units": "loss per nat", "n": len(rows)}

@@ -18,7 +18,7 @@ from ..data.spec import Spec
 from ..latent.gaussian import POOLINGS, Posterior, pool
 from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS
-from .base import sizes_from, specs_from
+from .base import ramped, sizes_from, specs_from
 from .experts import ExpertModel
 from ..nets.build import Sizes
 
@@ -105,8 +105,7 @@ def loss(self: MUNI, batch: Mapping[str, Tensor], available: Tensor, progress: f
 
     drawn = self.decoder_terms(batch, available, latent, subset if self.routes.targets == "shown" else None)
     routed = self.prior_terms(mean, logvar, available)
-    ramp = min(1.0, progress / self.routes.rate_ramp) if self.routes.rate_ramp else 1.0
-    total = self.weigh(drawn, self.routes.label_weight) + ramp * self.routes.rate_weight * routed["rate"] + routed["prior"]
+    total = self.weigh(drawn, self.routes.label_weight) + ramped(progress, self.routes.rate_ramp) * self.routes.rate_weight * routed["rate"] + routed["prior"]
     return {**drawn, **routed, "loss": total}
 
 # %% ../../nbs/models/02_muni.ipynb #c5afce78

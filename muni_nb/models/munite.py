@@ -21,13 +21,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..data.spec import Rows, Spec
 from ..latent.flow import euler, path, uniform_time
 from ..latent.subsets import of_size, size_uniform
-from .base import LatentModel, sizes_from, specs_from
+from .base import LatentModel, ramped, sizes_from, specs_from
 from ..nets.blocks import time_features, zero_init
 from ..nets.build import Sizes
 
 # %% ../../nbs/models/06_munite.ipynb #617b804a
 class Stream(nn.Module):
     "Values [R, ...] of one modality -> for each of `depth` blocks, keys and values [R, T, 2 width] of its T tokens."
+    lr_scale = 1.0   # of its learning rate, see training.fit
 
     def __init__(self, spec: Spec, width: int, depth: int, heads: int, patches: int):
         super().__init__()
@@ -102,11 +103,12 @@ class MUNITE(LatentModel):
     """Conditional flow over the full-observation latent (Yeo & Sung 2026) over the modalities `specs`; z [B, D] is the registers side by side.
 
     Stated: losses, two of their weights and temperature, stop-gradients, 4 registers of 8, separate streams. Ours: widths (published: 256, 7 blocks, 8 heads), averages, weight and ramp of distillation."""
+    lr_scale = 3.0      # of its learning rate, see training.fit
     latent_steps = 50   # Euler steps from noise to latent (stated)
     teacher_steps = 4   # those of the teacher of rows that lack a modality (stated)
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), registers: int = 4, width: int = 80, depth: int = 3, heads: int = 4,
-                 patches: int = 4, reconstruction: float = 1.0, distillation: float = 16.0, contrastive: float = 0.1, temperature: float = 0.1,
+    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), registers: int = 1, width: int = 80, depth: int = 3, heads: int = 4,
+                 patches: int = 4, reconstruction: float = 1.0, distillation: float = 64.0, contrastive: float = 0.1, temperature: float = 0.1,
                  label_weight: float = 5.0, ramp: float = 0.5, detach: bool = True, full_only: bool = False):
         """`registers`: they share the `sizes.latent` dimensions; `patches`: along the shorter side of a picture or log-mel; `reconstruction`, `distillation`, `contrastive`: weights
         of the losses; `label_weight`: as in MUNI's routes; `ramp`: fraction of training over which distillation's weight rises from 0; `detach`: a target's own stream learns nothing from its reconstruction; `full_only`: distil from
@@ -284,8 +286,7 @@ def loss(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor, progress:
     `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done, for the ramp of distillation."""
     slow = self.device.type == "cpu"               # at these sizes the fused kernel's backward pass more than doubles the time of a step
     with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext(): terms = self.terms(batch, available)
-    ramp = min(1.0, progress / self.options["ramp"]) if self.options["ramp"] else 1.0
-    routed = {"distillation": ramp * self.options["distillation"], "contrastive": self.options["contrastive"]}
+    routed = {"distillation": ramped(progress, self.options["ramp"]) * self.options["distillation"], "contrastive": self.options["contrastive"]}
     total = self.options["reconstruction"] * self.weigh({k: v for k, v in terms.items() if k not in routed}, self.options["label_weight"])
     return {**terms, "loss": total + sum(weight * terms[k] for k, weight in routed.items() if k in terms)}
 

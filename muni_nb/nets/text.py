@@ -63,7 +63,7 @@ class TextDecoder(nn.Module):
         return torch.cat([self.prefix(z), words[BOS].expand(len(z), 1, -1)], 1)
 
     def loss(self, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
-        "-log p(x | z) [B] in nats of captions `x` [B, length], exact: a sum over tokens up to EOS; infinite for what is no caption."
+        "-log p(x | z) [B] in nats of captions `x` [B, length], exact: a sum over tokens after the first, up to EOS, the rest is not read; infinite without EOS, or with a special token among the words."
         begin, target = self.begin(z), x[:, 1:].masked_fill(~up_to_end(x)[:, 1:], -100)
         seen = torch.cat([begin, self.lm.get_input_embeddings()(x[:, 1:-1])], 1)
         logits = self.lm(inputs_embeds=seen, use_cache=False).logits[:, begin.shape[1] - 1:].float()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...data.spec import Spec
 from ...latent.gaussian import Posterior, pool
 from ...latent.prior import NormalPrior
-from ..base import Part, sizes_from, specs_from
+from ..base import Part, ramped, sizes_from, specs_from
 from ..experts import ExpertModel
 from ...nets.build import Sizes, likelihood_for
 from ...nets.image import LAWS
@@ -56,7 +56,7 @@ class ClassicalVAE(ExpertModel):
 
     def beta_at(self, progress: float) -> float:
         "The weight of the KL divergence after a fraction `progress` of training."
-        return self.beta * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
+        return self.beta * ramped(progress, self.warmup)
 
 # %% ../../../nbs/models/classical/00_base.ipynb #b657f76c
 @patch
