@@ -102,7 +102,7 @@ class RegisterBlock(nn.Module):
 class MUNITE(LatentModel):
     """Conditional flow over the full-observation latent (Yeo & Sung 2026) over the modalities `specs`; z [B, D] is the registers side by side.
 
-    Stated: losses, two of their weights and temperature, stop-gradients, 4 registers of 8, separate streams. Ours: widths (published: 256, 7 blocks, 8 heads), averages, weight and ramp of distillation."""
+    Stated: losses, two of their weights and temperature, stop-gradients, separate streams. Ours: widths (published: 256, 7 blocks, 8 heads), one register (4), averages, weight and ramp of distillation."""
     lr_scale = 3.0      # of its learning rate, see training.fit
     latent_steps = 50   # Euler steps from noise to latent (stated)
     teacher_steps = 4   # those of the teacher of rows that lack a modality (stated)
