@@ -15,18 +15,35 @@ from ..data.spec import Spec
 from ..latent.gaussian import pool
 from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS, size_uniform
+from .base import sizes_from, specs_from
 from .experts import Experts
 from .muni import MUNI, Routes
 from ..nets.build import Sizes
 
 # %% ../../nbs/models/05_conditional.ipynb #613b2d42
 class ConditionalMUNI(MUNI):
-    "MUNI whose prior is told what is given (ours); arguments as `MUNI`."
+    "MUNI whose prior is told what is given (ours)."
     latent_steps = 50   # Euler steps of the flow in generation
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0):
+    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0, stage: float = 0.75):
+        "As `MUNI`; `stage`: fraction of training after which encoders and decoders rest and the flow alone is fitted on (1: never). ValueError for one not in (0, 1]."
+        if not 0 < stage <= 1: raise ValueError(f"stage is a fraction of training in (0, 1], got {stage!r}")
         super().__init__(specs, routes, sizes, max_logsnr)
+        self.stage, self.stages = stage, (stage,) if stage < 1 else ()
         self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr, told=2 * sizes.latent + 1)
+
+    def arguments(self) -> dict: return {**super().arguments(), "stage": self.stage}
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "ConditionalMUNI":
+        return cls(specs_from(config), Routes(**config["routes"]), sizes_from(config), config["max_logsnr"], config["stage"])
+
+    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+        "Terms as MUNI's up to `stage` of training, whose ramp ends with it; then `prior` and `loss`, on four draws of what a row's latent and its given set can be."
+        if progress < self.stage or self.stage == 1: return super().loss(batch, available, progress / self.stage)
+        with torch.no_grad(): mean, logvar = (part.repeat(4, 1, 1) for part in self.encode(batch, available))
+        prior = self.prior_terms(mean, logvar, available.repeat(4, 1))["prior"]
+        return {"prior": prior, "loss": prior}
 
     def told(self, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
         "The condition [B, 2 D + 1]: mean and standard deviations of the product of the experts [B, M, D] that are `given` [B, M], and a one; zeros for nothing."

@@ -105,7 +105,7 @@ def train_step(model: nn.Module, optimiser: torch.optim.Optimizer, bench: Benchm
         raise NonFiniteLoss(f"{where}: {values}")
     for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step, getattr(model, "stages", ()))
     optimiser.zero_grad(set_to_none=True)
-    terms["loss"].backward()
+    if terms["loss"].requires_grad: terms["loss"].backward()      # a batch may hold nothing to learn from
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     if not norm.isfinite(): raise NonFiniteLoss(f"{where}: gradient norm {norm.item()}")
     optimiser.step()
