@@ -75,11 +75,14 @@ def test_the_prior_gradient_switch(bench):
 
 
 def defaults(bench):
-    "What a run's identity leaves out, as JSON values: fields of its settings, and plain arguments of its model's constructor."
+    "What a run's identity leaves out, as JSON values: fields of its settings, plain arguments of its model's constructor, and plain attributes of its class."
     settings = {type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}
     models = {name: type(make(bench.specs, Run(name, model=name, sizes=Sizes.tiny()))) for name, make in MODELS.items()}
-    arguments = {name: {k: p.default for k, p in inspect.signature(model).parameters.items() if isinstance(p.default, (bool, int, float, str))} for name, model in models.items()}
-    return json.loads(json.dumps(settings | {f"arguments of {name}": plain for name, plain in arguments.items()}))
+    plain = lambda values: {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}
+    for name, model in models.items():
+        settings[f"arguments of {name}"] = plain({k: p.default for k, p in inspect.signature(model).parameters.items()})
+        settings[f"attributes of {name}"] = plain({k: v for kind in reversed(model.__mro__) if kind.__module__.startswith("muni_nb") for k, v in vars(kind).items()})
+    return json.loads(json.dumps(settings))
 
 
 def test_numbers_change_only_with_their_version():
