@@ -26,7 +26,7 @@ from ..nets.build import Sizes, decoder_for, decoder_groups
 class LatentModel(nn.Module):
     "Decoders over the modalities `specs`, the columns of every mask in this order. What a modality is made of is known to `nets.build` alone."
 
-    stages: tuple[float, ...] = ()    # fractions of training at which a further stage begins; see training.fit
+    stages: Mapping[float, float] = {}    # fractions of training at which a further stage begins, and factors of its learning rates; see training.fit
 
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), groups: Mapping[str, list[str]] | None = None,
                  decoder: Callable[[list[Spec]], nn.Module] | None = None):

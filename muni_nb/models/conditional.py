@@ -24,21 +24,20 @@ from ..nets.build import Sizes
 class ConditionalMUNI(MUNI):
     "MUNI whose prior is told what is given (ours)."
     latent_steps = 50   # Euler steps of the flow in generation
+    stage_lr = 3.0      # factor of the learning rate in the second stage
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0,
-                 stage: float = 0.75, lr_scale: float = 6.0):
-        "As `MUNI`; `stage`: fraction of training after which encoders and decoders rest and the flow alone is fitted on (1: never); `lr_scale`: of the flow's learning rate. ValueError for a `stage` not in (0, 1]."
+    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0, stage: float = 0.75):
+        "As `MUNI`; `stage`: fraction of training after which encoders and decoders rest and the flow alone is fitted on (1: never). ValueError for one not in (0, 1]."
         if not 0 < stage <= 1: raise ValueError(f"stage is a fraction of training in (0, 1], got {stage!r}")
         super().__init__(specs, routes, sizes, max_logsnr)
-        self.stage, self.stages = stage, (stage,) if stage < 1 else ()
+        self.stage, self.stages = stage, {stage: self.stage_lr} if stage < 1 else {}
         self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr, told=2 * sizes.latent + 1)
-        self.prior.lr_scale = lr_scale                   # see training.fit
 
-    def arguments(self) -> dict: return {**super().arguments(), "stage": self.stage, "lr_scale": self.prior.lr_scale}
+    def arguments(self) -> dict: return {**super().arguments(), "stage": self.stage}
 
     @classmethod
     def from_config(cls, config: Mapping) -> "ConditionalMUNI":
-        return cls(specs_from(config), Routes(**config["routes"]), sizes_from(config), config["max_logsnr"], config["stage"], config["lr_scale"])
+        return cls(specs_from(config), Routes(**config["routes"]), sizes_from(config), config["max_logsnr"], config["stage"])
 
     def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
         "Terms as MUNI's up to `stage` of training, whose ramp ends with it; then `prior` and `loss`, on four draws of what a row's latent and its given set can be."

@@ -115,7 +115,7 @@ class MLD(LatentModel):
         self.encoders.lr_scale = self.decoders.lr_scale = 3.0                        # see training.fit
         self.score = ScoreNetwork(sum(widths), len(specs), width, depth)
         self.options = {"variant": variant, "process": process, "code": code, "conditioned": conditioned, "stage": stage, "width": width, "depth": depth}
-        self.variant, self.process, self.conditioned, self.stage, self.stages = variant, process, conditioned, stage, (stage,)
+        self.variant, self.process, self.conditioned, self.stage, self.stages = variant, process, conditioned, stage, {stage: 1.0}
         self.register_buffer("owner", torch.arange(len(specs)).repeat_interleave(torch.tensor(widths)), persistent=False)   # [D], column of the mask
         for name, start in (("seen", 0.0), ("mean", 0.0), ("square", 1.0)): self.register_buffer(name, torch.full((sum(widths),), start))
 

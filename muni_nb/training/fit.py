@@ -54,12 +54,12 @@ class Recipe:
         return cls(**{"steps": 85_600, "batch_size": 256, "lr": 1.5e-4, "lr_scales": False, "decay": False, "warmup": 0, "betas": (0.9, 0.999),
                       "weight_decay": 0.0, "ema": 0.999, **changes})
 
-    def lr_at(self, step: int, stages: Sequence[float] = ()) -> float:
-        "Learning rate of a step (0, 1, ...); every stage of a model warms up and decays anew, see `LatentModel.stages`."
+    def lr_at(self, step: int, stages: Mapping[float, float] = {}) -> float:
+        "Learning rate of a step (0, 1, ...); every stage of a model warms up and decays anew, its own factor times the rest, see `LatentModel.stages`."
         edges = [0, *(math.ceil(self.steps * begin - 1e-9) for begin in stages), self.steps]
-        start, end = next((a, b) for a, b in zip(edges, edges[1:]) if step < b)
+        start, end, factor = next((a, b, f) for a, b, f in zip(edges, edges[1:], [1.0, *stages.values()]) if step < b)
         rise = min(1.0, (step - start + 1) / self.warmup) if self.warmup else 1.0
-        return self.lr * rise * (0.5 * (1 + math.cos(math.pi * (step - start) / (end - start))) if self.decay else 1.0)
+        return factor * self.lr * rise * (0.5 * (1 + math.cos(math.pi * (step - start) / (end - start))) if self.decay else 1.0)
 
 # %% ../../nbs/training/01_fit.ipynb #95d2e138
 def parameter_groups(model: nn.Module, scales: bool = True) -> list[dict]:
@@ -103,7 +103,7 @@ def train_step(model: nn.Module, optimiser: torch.optim.Optimizer, bench: Benchm
     if not terms["loss"].isfinite():
         values = ", ".join(f"{k} {v.item():.4g}" for k, v in terms.items())
         raise NonFiniteLoss(f"{where}: {values}")
-    for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step, getattr(model, "stages", ()))
+    for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step, getattr(model, "stages", {}))
     optimiser.zero_grad(set_to_none=True)
     if terms["loss"].requires_grad: terms["loss"].backward()      # a batch may hold nothing to learn from
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
