@@ -38,7 +38,7 @@ class TextEncoder(nn.Module):
 
 # %% ../../nbs/nets/03_text.ipynb #d7e3234d
 class TextDecoder(nn.Module):
-    """Autoregressive `p(x | z)` of captions, token ids [B, length]: a causal transformer that reads z as `prefix` vectors before BOS.
+    """Autoregressive `p(x | z)` of captions, token ids [B, length]: a causal transformer that reads z as `prefix` vectors before BOS, and to whose logits a linear function of z is added.
 
     `member` [B] is accepted, and idle, as a decoder serves one modality."""
     lr_scale = 4.0   # trains best at a higher learning rate than encoders do, see training.fit
@@ -48,6 +48,7 @@ class TextDecoder(nn.Module):
         super().__init__()
         self.prefix = nn.Sequential(nn.Linear(latent, width), nn.Tanh(), nn.Linear(width, prefix * width), nn.Unflatten(1, (prefix, width)),
                                     nn.LayerNorm(width))
+        self.direct = nn.Linear(latent, classes, bias=False)
         # Eager attention: at this size twice as fast on a CPU. Tied weights could not be saved as safetensors.
         self.lm = GPT2LMHeadModel(GPT2Config(
             vocab_size=classes, n_positions=prefix + length, n_embd=width, n_layer=depth, n_head=heads, initializer_range=width**-0.5,
@@ -66,7 +67,7 @@ class TextDecoder(nn.Module):
         "-log p(x | z) [B] in nats of captions `x` [B, length], exact: a sum over tokens after the first, up to EOS, the rest is not read; infinite without EOS, or with a special token among the words."
         begin, target = self.begin(z), x[:, 1:].masked_fill(~up_to_end(x)[:, 1:], -100)
         seen = torch.cat([begin, self.lm.get_input_embeddings()(x[:, 1:-1])], 1)
-        logits = self.lm(inputs_embeds=seen, use_cache=False).logits[:, begin.shape[1] - 1:].float()
+        logits = (self.lm(inputs_embeds=seen, use_cache=False).logits[:, begin.shape[1] - 1:] + self.direct(z)[:, None]).float()
         return F.cross_entropy(logits.masked_fill(self.barred[1:], -torch.inf).mT, target, ignore_index=-100, reduction="none").sum(1)
 
     @torch.no_grad()
@@ -76,9 +77,9 @@ class TextDecoder(nn.Module):
         The solver options of flow decoders are accepted and do not apply. ValueError for a negative temperature."""
         if temperature < 0: raise ValueError(f"temperature must be at least 0 (0: the most likely token each time), got {temperature!r}")
         x, said = torch.full((len(z), len(self.barred)), PAD, device=z.device), self.lm(inputs_embeds=self.begin(z), use_cache=True)
-        x[:, 0] = BOS
+        x[:, 0], direct = BOS, self.direct(z)
         for place in range(1, x.shape[1]):
-            logits = said.logits[:, -1].float().masked_fill(self.barred[place], -torch.inf)
+            logits = (said.logits[:, -1] + direct).float().masked_fill(self.barred[place], -torch.inf)
             token = torch.distributions.Categorical(logits=logits / temperature).sample() if temperature else logits.argmax(1)
             x[:, place] = token.where(~(x == EOS).any(1), PAD)
             if (x == EOS).any(1).all(): break
