@@ -24,6 +24,7 @@ class Sizes:
     "How large the networks are. The defaults suit two CPU cores and 16x16 pictures."
     latent: int = 32                              # dimensions of z; published: 4 x 8 (stated for MUNITE, inferred for MUNI)
     image_encoder: tuple[int, ...] = (32, 64, 96)     # channels per stage
+    image_pool: bool = False                      # whatever the place: what the encoder tells of its last grid
     image_decoder: tuple[int, ...] = (64, 128)       # channels per level of the U-Net, finest first
     image_depth: int = 1                          # residual blocks per level, down and up
     image_cond: int = 128                         # width of the U-Net's condition
@@ -61,7 +62,7 @@ class Sizes:
 # %% ../../nbs/nets/05_build.ipynb #77082be3
 def encoder_for(spec: Spec, sizes: Sizes) -> nn.Module:
     "The encoder of one modality: values [B, ...] -> mean, log-variance [B, latent]. Never shared between modalities."
-    if spec.kind == "image": return ImageEncoder(spec.shape, sizes.latent, sizes.image_encoder)
+    if spec.kind == "image": return ImageEncoder(spec.shape, sizes.latent, sizes.image_encoder, sizes.image_pool)
     if spec.kind == "category": return LabelEncoder(spec.classes, sizes.latent, sizes.label_encoder)
     if spec.kind == "text": return TextEncoder(spec.classes, *spec.shape, sizes.latent, sizes.text_encoder, sizes.text_depth)
     if spec.kind == "audio": return AudioEncoder(spec.shape, sizes.latent, sizes.audio_encoder)
