@@ -156,4 +156,5 @@ def test_scenes_are_judged(bench):
     assert ds.agreement.sel(given="text").notnull().sel(attribute=["size", "kind"]).all() and ds.agreement.sel(given="text", attribute="colour").isnull()
     assert set(ds.attribute.values[ds.total_variation.sel(given="text").notnull().values]) == {"size"}
     assert set(ds.frechet.dropna("view").view.values) == {"image", "audio"} and (ds.accuracy_real.sel(want="text") == 1).sum() == 4
+    assert ds.drawn_image.shape == (8, 3, 32, 32) and ds.drawn_text.shape == (8, LENGTH) and ds.drawn_audio.shape == (8, 32, 64)
     assert "picture" not in ds and all(ds[f"{score}_score"].sel(given="nothing").notnull() and ds[f"{score}_real"].notnull() for score in PAIRS)

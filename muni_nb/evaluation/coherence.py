@@ -173,13 +173,15 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
     """Accuracy, coherence, agreement and total variation of `draws` {given set: what `draw` returns}, with chance and real-row ceilings.
 
     What the given modalities do not carry is open: agreement, its control and total variation are of sets that leave something open to two views,
-    and of sets of labels. Total variation is that within the groups of rows that share the given labels. Where all views are pictures, `keep` rows of them are kept, of sets without one."""
+    and of sets of labels. Total variation is that within the groups of rows that share the given labels. Where all views are pictures, `keep` rows of them are kept, of sets without one
+    (`picture`); otherwise `keep` draws given nothing, of every modality (`drawn_` and its name: pictures, tokens, log-mels)."""
     names, wants, attributes = [route_name(g) for g in draws], list(bench.specs), [*bench.attributes, "both"]
     views, all_images = bench.views, {bench.specs[k].kind for k in bench.views} == {"image"}
     size = {**bench.attributes, "both": bench.cells}
     empty = lambda *shape: np.full((len(draws), *shape, len(attributes)), np.nan)
     accuracy, agreement, control, variation, sampling = empty(len(wants)), empty(), empty(), empty(), empty()
     coherent, strict, valid, pictures = np.full(len(attributes), np.nan), *np.full((2, len(draws), len(wants)), np.nan), {}
+    joint = {} if all_images else {k: v[:keep].cpu() for k, v in draws.get((), {}).items()}
     for i, (given, drawn) in enumerate(draws.items()):
         shown = read(bench, judge, drawn)
         told = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
@@ -215,6 +217,9 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
     if pictures:
         shape = ("given", "draw", "view", "channel", "y", "x")
         ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures), "view": views}), join="outer").sel(given=names)
+    for k, v in joint.items():
+        v = to_uint8(bench.specs[k].prepare(v)) if bench.specs[k].kind == "image" else v
+        ds[f"drawn_{k}"] = ("draw", *(f"{k}_{i}" for i in range(1, v.dim()))), v.numpy(), {"units": "1", "long_name": "first draws given nothing"}
     return ds.merge(references(bench, judge, rows))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f

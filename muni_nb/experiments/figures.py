@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['one_guidance', 'headline', 'table', 'criteria', 'markdown', 'compare', 'differences', 'reading', 'verdicts', 'within',
-           'show_draws', 'route_bars', 'nats_panels', 'learning_curves']
+           'show_draws', 'joint_draws', 'route_bars', 'nats_panels', 'learning_curves']
 
 # %% ../../nbs/experiments/01_figures.ipynb #aec4aa43
 import math
@@ -14,9 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 import xarray as xr
 from matplotlib.ticker import LogLocator, NullLocator
 from scipy import stats
+from torch import Tensor
 
 # %% ../../nbs/experiments/01_figures.ipynb #656a0002
 def one_guidance(ds: xr.Dataset) -> float:
@@ -195,6 +197,15 @@ def show_draws(ds: xr.Dataset, cell: str, given: str = "nothing", seed: int | No
     for x in range(1, draws): ax.axvline(width * x - 0.5, color="white", lw=2)
     ax.spines[:].set_visible(False)
     return ax
+
+# %% ../../nbs/experiments/01_figures.ipynb #0a8e35d4
+def joint_draws(ds: xr.Dataset, cell: str, seed: int | None = None) -> dict[str, Tensor]:
+    "The kept draws of every modality, given nothing, of one cell (its first seed that has some): name -> values [N, ...] as `data.spec.show_rows` wants them. ValueError if there are none."
+    kept = {str(k).removeprefix("drawn_"): v.sel(cell=cell) for k, v in ds.data_vars.items() if str(k).startswith("drawn_")}
+    kept = {k: v.dropna("seed", how="all").isel(seed=slice(1)) if seed is None else v.sel(seed=[seed]) for k, v in kept.items()}
+    if not kept or any(v.size == 0 or v.isnull().any() for v in kept.values()): raise ValueError(f"no joint draws of {cell!r} are kept: they are of benchmarks whose modalities are of several kinds")
+    kinds = {2: torch.int64, 4: torch.uint8}    # captions and pictures; log-mels have three dimensions
+    return {k: torch.from_numpy(v.isel(seed=0).values).to(kinds.get(v.ndim - 1, torch.float32)) for k, v in kept.items()}
 
 # %% ../../nbs/experiments/01_figures.ipynb #81560830
 def route_bars(ds: xr.Dataset, metrics: list[str] | None = None, ax=None):
