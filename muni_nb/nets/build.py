@@ -30,6 +30,7 @@ class Sizes:
     image_cond: int = 128                         # width of the U-Net's condition
     image_mean: tuple[int, ...] = (128, 96, 64)      # channels of a decoder with a likelihood, from 4x4 upward
     patch: int = 2                                # pixels folded into channels, per side, before the U-Net
+    image_time: float = 0.0                       # mean of the logit of the flow's times: below 0 towards noise
     label_encoder: int = 64                       # width of a label's embedding
     label_decoder: int = 256                      # width of a label head (stated)
     prior: int = 192                              # width of the flow prior
@@ -37,6 +38,7 @@ class Sizes:
     audio_encoder: tuple[int, ...] = (16, 32, 64, 96)   # as for images; depth, cond and mean are shared with them
     audio_decoder: tuple[int, ...] = (32, 64, 128)
     audio_patch: int = 4
+    audio_time: float = 0.0
     text_encoder: int = 64                        # width of the transformer that reads
     text_decoder: int = 64                        # width of the one that writes
     text_depth: int = 2                           # layers of each
@@ -74,12 +76,12 @@ def decoder_for(specs: Sequence[Spec], sizes: Sizes) -> nn.Module:
     first = specs[0]
     if first.kind == "image":
         return ImageDecoder(first.shape, sizes.latent, len(specs), cond=sizes.image_cond, widths=sizes.image_decoder,
-                            depth=sizes.image_depth, patch=sizes.patch)
+                            depth=sizes.image_depth, patch=sizes.patch, time=sizes.image_time)
     if first.kind == "category": return LabelDecoder(first.classes, sizes.latent, sizes.label_decoder)
     if first.kind == "text": return TextDecoder(first.classes, *first.shape, sizes.latent, sizes.text_decoder, sizes.text_depth)
     if first.kind == "audio":
         return AudioDecoder(first.shape, sizes.latent, cond=sizes.image_cond, widths=sizes.audio_decoder, depth=sizes.image_depth,
-                            patch=sizes.audio_patch)
+                            patch=sizes.audio_patch, time=sizes.audio_time)
     raise ValueError(f"{first.name}: no decoder for kind {first.kind!r}; add one to nets.build.decoder_for")
 
 # %% ../../nbs/nets/05_build.ipynb #5ff00a27

@@ -85,16 +85,16 @@ PIXEL_VARIANCE = 0.4   # of pixels in [-1, 1], about; a scale, not a fit
 class ImageDecoder(nn.Module):
     """Conditional flow `p(x | z)` for image modalities of one `shape` (C, H, W), told by `member` [B] (int64) which one it draws.
 
-    `variance`: of their values, about; `limit`: what no value exceeds. Squared velocity error, summed over pixels (*stated*: flow decoder,
+    `variance`: of their values, about; `limit`: what no value exceeds; `time`: mean of the logit of the times that are trained, below 0 towards noise. Squared velocity error, summed over pixels (*stated*: flow decoder,
     logit-normal times, guidance; the rest *inferred*).
     """
     guided = True    # can be told nothing
     lr_scale = 4.0   # trains best at a higher learning rate than encoders do, see training.fit
 
     def __init__(self, shape: Sequence[int], latent: int, members: int = 1, *, cond: int = 128, drop: float = 0.1,
-                 variance: float = PIXEL_VARIANCE, limit: float = 1.0, **unet):
+                 variance: float = PIXEL_VARIANCE, limit: float = 1.0, time: float = 0.0, **unet):
         super().__init__()
-        self.shape, self.drop, self.variance, self.limit = tuple(shape), drop, variance, limit
+        self.shape, self.drop, self.variance, self.limit, self.when = tuple(shape), drop, variance, limit, time
         self.time = nn.Sequential(nn.Linear(64, cond), nn.SiLU(), nn.Linear(cond, cond))
         self.latent, self.member = nn.Linear(latent, cond), nn.Embedding(members, cond)
         self.null = nn.Parameter(torch.zeros(cond))                   # stands for "no z"
@@ -114,7 +114,7 @@ class ImageDecoder(nn.Module):
         """Flow-matching loss [B] of pictures `x` given `z`: velocity error summed over pixels, one time a row.
 
         A fraction `told` of the rows sees `z`, all but `drop` of them if it is None."""
-        noise, t = torch.randn_like(x), logit_normal_time(len(x), device=x.device)
+        noise, t = torch.randn_like(x), logit_normal_time(len(x), self.when, device=x.device)
         keep = torch.rand(len(x), device=x.device) >= (self.drop if told is None else 1 - told)
         error = self.velocity(path(x, noise, t), t, z, member, keep) - velocity_target(x, noise)
         return error.square().flatten(1).sum(1)
