@@ -33,7 +33,7 @@ class ImageEncoder(nn.Module):
         if any(side < 4 or side & (side - 1) for side in sides):
             raise ValueError(f"want sides that are powers of two from 4 on, got shape {tuple(shape)}: crop or resize")
         halvings = min(sides).bit_length() - (3 if pool else 2)       # the shorter side -> 4 or 2
-        if not halvings: raise ValueError(f"a picture of {tuple(shape)} is too small to be pooled")
+        if not halvings: raise ValueError(f"want sides from 8 on to pool, got shape {tuple(shape)}: leave pool off")
         cells = 2 if pool else math.prod(side >> halvings for side in sides)
         widths = [widths[min(i, len(widths) - 1)] for i in range(halvings)]
         layers = []
