@@ -199,11 +199,10 @@ def show_draws(ds: xr.Dataset, cell: str, given: str = "nothing", seed: int | No
     return ax
 
 # %% ../../nbs/experiments/01_figures.ipynb #0a8e35d4
-def joint_draws(ds: xr.Dataset, cell: str, seed: int | None = None) -> dict[str, Tensor]:
+def joint_draws(ds: xr.Dataset, cell: str) -> dict[str, Tensor]:
     "The kept draws of every modality, given nothing, of one cell (its first seed that has some): name -> values [N, ...] as `data.spec.show_rows` wants them. ValueError if there are none."
-    kept = {str(k).removeprefix("drawn_"): v.sel(cell=cell) for k, v in ds.data_vars.items() if str(k).startswith("drawn_")}
-    kept = {k: v.dropna("seed", how="all").isel(seed=slice(1)) if seed is None else v.sel(seed=[seed]) for k, v in kept.items()}
-    if not kept or any(v.size == 0 or v.isnull().any() for v in kept.values()): raise ValueError(f"no joint draws of {cell!r} are kept: they are of benchmarks whose modalities are of several kinds")
+    kept = {str(k).removeprefix("drawn_"): v.sel(cell=cell).dropna("seed", how="all") for k, v in ds.data_vars.items() if str(k).startswith("drawn_")}
+    if not kept or not all(v.sizes["seed"] for v in kept.values()): raise ValueError(f"no joint draws of {cell!r} are kept: they are of benchmarks whose modalities are of several kinds")
     kinds = {2: torch.int64, 4: torch.uint8}    # captions and pictures; log-mels have three dimensions
     return {k: torch.from_numpy(v.isel(seed=0).values).to(kinds.get(v.ndim - 1, torch.float32)) for k, v in kept.items()}
 

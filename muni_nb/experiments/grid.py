@@ -137,7 +137,7 @@ def write_result(ds: xr.Dataset, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         whole = {"dtype": "int16", "_FillValue": -1}                                   # pictures: bytes, or missing
-        ds.to_netcdf(temporary, engine="h5netcdf", encoding={k: {"zlib": True, **(whole if k in ("picture", "drawn_image", "drawn_text") else {})} for k, v in ds.data_vars.items() if v.size > 500})
+        ds.to_netcdf(temporary, engine="h5netcdf", encoding={k: {"zlib": True, **(whole if k == "picture" else {})} for k, v in ds.data_vars.items() if v.size > 500})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
