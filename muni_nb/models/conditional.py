@@ -15,7 +15,6 @@ from ..data.spec import Spec
 from ..latent.gaussian import pool
 from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS, size_uniform
-from .base import sizes_from, specs_from
 from .experts import Experts
 from .muni import MUNI, Routes
 from ..nets.build import Sizes
@@ -34,10 +33,6 @@ class ConditionalMUNI(MUNI):
         self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr, told=2 * sizes.latent + 1)
 
     def arguments(self) -> dict: return {**super().arguments(), "stage": self.stage}
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "ConditionalMUNI":
-        return cls(specs_from(config), Routes(**config["routes"]), sizes_from(config), config["max_logsnr"], config["stage"])
 
     def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
         "Terms as MUNI's up to `stage` of training, whose ramp ends with it; then `prior` and `loss`, on four draws of what a row's latent and its given set can be."

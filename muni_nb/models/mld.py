@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data.spec import Spec
 from ..latent.flow import uniform_time, velocity_target
-from .base import LatentModel, Part, sizes_from, specs_from
+from .base import LatentModel, Part
 from ..nets.blocks import TimedBlock, time_features, zero_init
 from ..nets.build import Sizes, encoder_for, likelihood_for
 
@@ -115,16 +115,11 @@ class MLD(LatentModel):
         self.encoders.lr_scale = self.decoders.lr_scale = 3.0                        # see training.fit
         self.score = ScoreNetwork(sum(widths), len(specs), width, depth)
         self.options = {"variant": variant, "process": process, "code": code, "conditioned": conditioned, "stage": stage, "width": width, "depth": depth}
-        self.variant, self.process, self.conditioned, self.stage, self.stages = variant, process, conditioned, stage, {stage: 1.0}
+        self.stages = {stage: 1.0}
         self.register_buffer("owner", torch.arange(len(specs)).repeat_interleave(torch.tensor(widths)), persistent=False)   # [D], column of the mask
         for name, start in (("seen", 0.0), ("mean", 0.0), ("square", 1.0)): self.register_buffer(name, torch.full((sum(widths),), start))
 
     def arguments(self) -> dict: return {**super().arguments(), **self.options}
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "MLD":
-        options = {k: config[k] for k in ("variant", "process", "code", "conditioned", "stage", "width", "depth")}
-        return cls(specs_from(config), sizes_from(config), **options)
 
 # %% ../../nbs/models/04_mld.ipynb #709154a3
 @patch
@@ -159,7 +154,7 @@ def scale(self: MLD) -> Tensor:
 @patch
 def estimate(self: MLD, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     "Expected clean codes and noise [B, D] of standardised codes x [B, D] at diffusion times [B, M]."
-    a, b = PROCESSES[self.process](times[:, self.owner])
+    a, b = PROCESSES[self.options["process"]](times[:, self.owner])
     s = (a**2 + b**2).sqrt()
     miss = self.score(x / s, times)
     return a / s**2 * x - b / s * miss, b / s**2 * x + a / s * miss
@@ -169,10 +164,10 @@ def estimate(self: MLD, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
 def draw_times(self: MLD, available: Tensor) -> Tensor:
     "Diffusion times [B, M] for training: 0 for codes that stay clean, 1 for modalities that are not `available` [B, M]."
     rows, columns = available.shape
-    t = torch.stack([uniform_time(rows, available.device) for _ in range(columns if self.variant == "uni" else 1)], 1)
+    t = torch.stack([uniform_time(rows, available.device) for _ in range(columns if self.options["variant"] == "uni" else 1)], 1)
     t = t.clamp(min=1e-5).expand(rows, columns)                    # a time of 0 means clean
-    if self.variant == "multi_time":
-        some = torch.rand(rows, 1, device=available.device) < self.conditioned
+    if self.options["variant"] == "multi_time":
+        some = torch.rand(rows, 1, device=available.device) < self.options["conditioned"]
         t = t.masked_fill(proper_subset(available) & some, 0.0)
     return t.masked_fill(~available, 1.0)
 
@@ -181,10 +176,10 @@ def draw_times(self: MLD, available: Tensor) -> Tensor:
 def score_loss(self: MLD, code: Tensor, available: Tensor) -> Tensor:
     "Squared error [B] of noise (flow: velocity) over D dimensions for standardised codes [B, D]; those not `available` [B, M] are not read."
     times = self.draw_times(available)
-    a, b = PROCESSES[self.process](times[:, self.owner])
+    a, b = PROCESSES[self.options["process"]](times[:, self.owner])
     code, noise = code * available[:, self.owner], torch.randn_like(code)
     clean, guess = self.estimate(a * code + b * noise, times)
-    miss = guess - noise if self.process == "vp" else velocity_target(clean, guess) - velocity_target(code, noise)
+    miss = guess - noise if self.options["process"] == "vp" else velocity_target(clean, guess) - velocity_target(code, noise)
     learned = ((times > 0) & available)[:, self.owner]
     return (miss.square() * learned).sum(1) * (learned.shape[1] / learned.sum(1))
 
@@ -195,7 +190,7 @@ def loss(self: MLD, batch: Mapping[str, Tensor], available: Tensor, progress: fl
     Laplace law); stage two: `score`, the squared error of the predicted noise (flow: velocity), summed over dimensions.
 
     `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done, which decides the stage."""
-    if progress < self.stage:
+    if progress < self.options["stage"]:
         code = self.encode(batch, available)
         self.watch(code, available)
         terms = self.decoder_terms(batch, available, lambda rows, target: code[rows])
@@ -212,9 +207,9 @@ def complete(self: MLD, code: Tensor, given: Tensor) -> Tensor:
     if self.sampler not in SAMPLERS or self.latent_steps < 1 or self.resample < 1:
         raise ValueError(f"want sampler of {', '.join(SAMPLERS)}, latent_steps and resample of at least 1; got {self.sampler!r}, {self.latent_steps}, {self.resample}")
     held, x, times = given[:, self.owner], torch.randn_like(code), torch.linspace(1, 0, self.latent_steps + 1, device=code.device)
-    for t, s, a, b, a_s, b_s in zip(times, times[1:], *(part[k:] for k in (0, 1) for part in PROCESSES[self.process](times))):
+    for t, s, a, b, a_s, b_s in zip(times, times[1:], *(part[k:] for k in (0, 1) for part in PROCESSES[self.options["process"]](times))):
         for again in reversed(range(self.resample)):
-            if self.variant == "inpaint": known, when = a * code + b * torch.randn_like(code), t.expand(given.shape)
+            if self.options["variant"] == "inpaint": known, when = a * code + b * torch.randn_like(code), t.expand(given.shape)
             else: known, when = code, torch.where(given, 0.0, t)
             clean, noise = self.estimate(torch.where(held, known, x), when)
             kept = (a * b_s / (a_s * b)).square() if self.sampler == "sde" else torch.ones_like(t)

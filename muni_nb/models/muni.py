@@ -18,7 +18,7 @@ from ..data.spec import Spec
 from ..latent.gaussian import POOLINGS, Posterior, pool
 from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS
-from .base import ramped, sizes_from, specs_from
+from .base import ramped
 from .experts import ExpertModel
 from ..nets.build import Sizes
 
@@ -61,6 +61,7 @@ PEERS = {
 # %% ../../nbs/models/02_muni.ipynb #fb3f87b4
 class MUNI(ExpertModel):
     "Multimodal unified latent diffusion over the modalities `specs`: encoders, decoders and one flow prior, trained together."
+    settings = {**ExpertModel.settings, "routes": Routes}
 
     def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0):
         super().__init__(specs, sizes)
@@ -72,10 +73,6 @@ class MUNI(ExpertModel):
 
     def arguments(self) -> dict:
         return {**super().arguments(), "routes": asdict(self.routes), "max_logsnr": self.max_logsnr}
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "MUNI":
-        return cls(specs_from(config), Routes(**config["routes"]), sizes_from(config), config["max_logsnr"])
 
     def __repr__(self):
         return f"{super().__repr__()}\n  {self.routes}\n  {self.sizes}"

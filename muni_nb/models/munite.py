@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..data.spec import Rows, Spec
 from ..latent.flow import euler, path, uniform_time
 from ..latent.subsets import of_size, size_uniform
-from .base import LatentModel, ramped, sizes_from, specs_from
+from .base import LatentModel, ramped
 from ..nets.blocks import time_features, zero_init
 from ..nets.build import Sizes
 
@@ -137,10 +137,6 @@ class MUNITE(LatentModel):
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, sizes.latent // registers)
 
     def arguments(self) -> dict: return {**super().arguments(), **self.options}
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "MUNITE":
-        return cls(specs_from(config), sizes_from(config), **{k: v for k, v in config.items() if k not in ("model", "specs", "sizes")})
 
 # %% ../../nbs/models/06_munite.ipynb #15153077
 @patch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...data.spec import Spec
 from ...latent.gaussian import Posterior, pool
 from ...latent.prior import NormalPrior
-from ..base import Part, ramped, sizes_from, specs_from
+from ..base import Part, ramped
 from ..experts import ExpertModel
 from ...nets.build import Sizes, likelihood_for
 from ...nets.image import LAWS
@@ -48,11 +48,6 @@ class ClassicalVAE(ExpertModel):
 
     def arguments(self) -> dict:
         return {**super().arguments(), **{k: getattr(self, k) for k in ("likelihood", "scale", "beta", "warmup", "label_weight")}}
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "ClassicalVAE":
-        options = {k: v for k, v in config.items() if k not in ("model", "specs", "sizes")}
-        return cls(specs_from(config), sizes_from(config), **options)
 
     def beta_at(self, progress: float) -> float:
         "The weight of the KL divergence after a fraction `progress` of training."
