@@ -123,15 +123,17 @@ def show_rows(rows: Rows, ax=None, decode: Callable[[Tensor], list[str]] | None 
     n, width, first = len(rows), max(v.shape[3] for v in drawn.values()), next(iter(drawn.values())).shape[2]
     if ax is None:
         ax = plt.subplots(figsize=(1.1 * n * width / first, 1.1 * len(drawn) + 0.5), dpi=80)[1]
-    spare = {k: width - v.shape[3] for k, v in drawn.items()}
-    drawn = {k: F.pad(v, (spare[k] // 2, spare[k] - spare[k] // 2), value=255) for k, v in drawn.items()}
-    ax.imshow(torch.cat([torch.cat(list(v), dim=2) for v in drawn.values()], dim=1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    gap = max(1, width // 32)                                         # of white, between one row and the next
+    sides = {k: (width - v.shape[3]) // 2 for k, v in drawn.items()}
+    drawn = {k: F.pad(v, (sides[k], width + gap - sides[k] - v.shape[3]), value=255) for k, v in drawn.items()}
+    ax.imshow(torch.cat([torch.cat(list(v), dim=2)[..., :-gap] for v in drawn.values()], dim=1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    middle = [(width + gap) * i + width / 2 - 0.5 for i in range(n)]
     titles = ["\n".join(f"{k} {int(v[i])}" for k, v in rows.attributes.items()) for i in range(n)]
-    ax.set_xticks([width * (i + 0.5) - 0.5 for i in range(n)], titles, fontsize=9)
+    ax.set_xticks(middle, titles, fontsize=9)
     heights = torch.tensor([v.shape[2] for v in drawn.values()])
     ax.set_yticks((heights.cumsum(0) - heights / 2 - 0.5).tolist(), list(drawn))
     for i, caption in enumerate(map("\n".join, zip(*written))):
-        ax.text(width * (i + 0.5), heights.sum().item(), textwrap.fill(caption, 12 * width // first), ha="center", va="top", fontsize=8)
+        ax.text(middle[i], heights.sum().item(), textwrap.fill(caption, 12 * width // first), ha="center", va="top", fontsize=8)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
