@@ -122,7 +122,7 @@ def by_factor(ds: xr.Dataset, cell: str) -> pd.DataFrame:
         rows[f"{given} → {want}"] = {**{a: float(mean.accuracy.sel(**at, attribute=a)) for a in attributes}, "all": float(mean.accuracy_strict.sel(at)), "valid": float(mean.valid.sel(at))}
     nothing = mean.agreement.sel(given="nothing")
     rows["nothing → pairs agree"] = {**{a: float(nothing.sel(attribute=a)) for a in attributes}, "all": float(nothing.sel(attribute="both"))}
-    return pd.DataFrame(rows).T.dropna(axis=1, how="all")
+    return pd.DataFrame(rows).T.dropna(axis=1, how="all").dropna(how="all")
 
 # %% ../../nbs/experiments/01_figures.ipynb #6d507cbe
 def compare(ours: xr.DataArray, theirs: xr.DataArray, trials: float = math.nan, level: float = 0.95) -> dict[str, object] | None:
