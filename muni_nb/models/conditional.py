@@ -25,10 +25,10 @@ class ConditionalMUNI(MUNI):
     latent_steps = 50   # Euler steps of the flow in generation
     stage_lr = 3.0      # factor of the learning rate in the second stage
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0, stage: float = 0.75):
+    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0, encoder_lr: float = 1.0, stage: float = 0.75):
         "As `MUNI`; `stage`: fraction of training after which encoders and decoders rest and the flow alone is fitted on (1: never). ValueError for one not in (0, 1]."
         if not 0 < stage <= 1: raise ValueError(f"stage is a fraction of training in (0, 1], got {stage!r}")
-        super().__init__(specs, routes, sizes, max_logsnr)
+        super().__init__(specs, routes, sizes, max_logsnr, encoder_lr)
         self.stage, self.stages = stage, {stage: self.stage_lr} if stage < 1 else {}
         self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr, told=2 * sizes.latent + 1)
 

@@ -63,16 +63,19 @@ class MUNI(ExpertModel):
     "Multimodal unified latent diffusion over the modalities `specs`: encoders, decoders and one flow prior, trained together."
     settings = {**ExpertModel.settings, "routes": Routes}
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0):
+    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0, encoder_lr: float = 1.0):
+        "`max_logsnr`: of the noise floor, see `latent.prior`; `encoder_lr`: factor of the encoders' learning rate."
+        if not encoder_lr > 0: raise ValueError(f"encoder_lr must be positive, got {encoder_lr!r}")
         super().__init__(specs, sizes)
-        self.routes, self.max_logsnr = routes, max_logsnr      # of the noise floor, see latent.prior
+        self.routes, self.max_logsnr, self.encoder_lr = routes, max_logsnr, encoder_lr
+        self.encoders.lr_scale = encoder_lr                    # see training.fit
         self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr)
 
     @property
     def pooling(self) -> str: return self.routes.pooling
 
     def arguments(self) -> dict:
-        return {**super().arguments(), "routes": asdict(self.routes), "max_logsnr": self.max_logsnr}
+        return {**super().arguments(), "routes": asdict(self.routes), "max_logsnr": self.max_logsnr, "encoder_lr": self.encoder_lr}
 
     def __repr__(self):
         return f"{super().__repr__()}\n  {self.routes}\n  {self.sizes}"
