@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.spec import Spec
 from ..latent.gaussian import POOLINGS, Posterior, pool
 from ..latent.prior import FlowPrior
-from ..latent.subsets import SUBSETS
+from ..latent.subsets import SUBSETS, crossed
 from .base import ramped
 from .experts import ExpertModel
 from ..nets.build import Sizes
@@ -30,6 +30,7 @@ class Routes:
     detach: bool = True                    # a given target's own expert gets no gradient (stated)
     prior_subsets: str = "leave_one_out"   # which posteriors the prior is fitted to (stated), one of latent.subsets.SUBSETS
     shown: str = "all"                     # which subsets the decoders learn from, of the same list (size-uniform: inferred)
+    crossed: float = 0.0                   # fraction of rows whose shown subset is drawn without the target (inferred; MUNITE on image, text, audio: 0.5)
     targets: str = "all"                   # what a shown subset must explain: all that the row has, or only what is shown ("shown")
     prior_gradient: bool = True            # the rate teaches the encoders, not the prior alone (inferred)
     rate_weight: float = 0.2               # beta, decoder loss per nat (inferred)
@@ -43,6 +44,8 @@ class Routes:
         for name in ("rate_weight", "label_weight"):
             if not getattr(self, name) >= 0: raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
         if not 0 <= self.rate_ramp <= 1: raise ValueError(f"rate_ramp is a fraction of training, got {self.rate_ramp!r}")
+        if not 0 <= self.crossed <= 1: raise ValueError(f"crossed is a fraction of rows, got {self.crossed!r}")
+        if self.crossed and self.targets == "shown": raise ValueError("crossed rows do not show their target: it goes with targets \"all\"")
 
     def neighbours(self) -> dict[str, "Routes"]:
         "The cells one switch away from this one: mixture pooling, no detachment, prior on all subsets."
@@ -101,7 +104,8 @@ def loss(self: MUNI, batch: Mapping[str, Tensor], available: Tensor, progress: f
     pick = torch.rand(len(noise), device=noise.device)
 
     def latent(rows: Tensor, target: Tensor) -> Tensor:
-        return self.latent(mean[rows], logvar[rows], subset[rows], target, noise[rows], pick[rows])
+        shown = crossed(available[rows], subset[rows], target, self.routes.crossed)
+        return self.latent(mean[rows], logvar[rows], shown, target, noise[rows], pick[rows])
 
     drawn = self.decoder_terms(batch, available, latent, subset if self.routes.targets == "shown" else None)
     routed = self.prior_terms(mean, logvar, available)

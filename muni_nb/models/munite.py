@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.spec import Rows, Spec
 from ..latent.flow import euler, path, uniform_time
-from ..latent.subsets import of_size, size_uniform
+from ..latent.subsets import crossed, of_size, size_uniform
 from .base import LatentModel, ramped
 from ..nets.blocks import time_features, zero_init
 from ..nets.build import Sizes
@@ -110,10 +110,10 @@ class MUNITE(LatentModel):
 
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), registers: int = 1, width: int = 80, depth: int = 3, heads: int = 4,
                  patches: int = 4, reconstruction: float = 1.0, distillation: float = 64.0, contrastive: float = 0.1, temperature: float = 0.1,
-                 label_weight: float = 5.0, ramp: float = 0.5, detach: bool = True, full_only: bool = False):
+                 label_weight: float = 5.0, ramp: float = 0.5, detach: bool = True, full_only: bool = False, crossed: float = 0.0):
         """`registers`: they share the `sizes.latent` dimensions; `patches`: along the shorter side of a picture or log-mel; `reconstruction`, `distillation`, `contrastive`: weights
         of the losses; `label_weight`: as in MUNI's routes; `ramp`: fraction of training over which distillation's weight rises from 0; `detach`: a target's own stream learns nothing from its reconstruction; `full_only`: distil from
-        complete rows alone. ValueError for a wrong value."""
+        complete rows alone; `crossed`: fraction of rows whose shown subset is drawn without the target (stated for image, text, audio: 0.5). ValueError for a wrong value."""
         options = {"registers": registers, "width": width, "depth": depth, "heads": heads, "patches": patches}
         for name, value in options.items():
             if value < 1: raise ValueError(f"{name} must be at least 1, got {value!r}")
@@ -126,9 +126,10 @@ class MUNITE(LatentModel):
         for name, value in weights.items():
             if not value >= 0: raise ValueError(f"{name} must be at least 0, got {value!r}")
         if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature!r}")
-        if not 0 <= ramp <= 1: raise ValueError(f"ramp is a fraction of training, got {ramp!r}")
+        for name, value in {"ramp": ramp, "crossed": crossed}.items():
+            if not 0 <= value <= 1: raise ValueError(f"{name} is a fraction, got {value!r}")
         super().__init__(specs, sizes)
-        self.options = {**options, **weights, "temperature": temperature, "ramp": ramp, "detach": detach, "full_only": full_only}
+        self.options = {**options, **weights, "temperature": temperature, "ramp": ramp, "detach": detach, "full_only": full_only, "crossed": crossed}
         self.streams = nn.ModuleDict({k: Stream(s, width, depth, heads, patches) for k, s in specs.items()})
         self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.registers = nn.Parameter(0.02 * torch.randn(registers, width))
@@ -260,7 +261,8 @@ def terms(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor) -> dict[
     def latent(rows: Tensor, target: Tensor) -> Tensor:
         own = F.one_hot(target, len(self.names)).bool() if self.options["detach"] else None
         seen = streams if len(rows) == len(available) else streams.rows(rows)
-        return self.predict(noise[0, rows], torch.zeros(len(rows), 1, device=rows.device), seen, shown[rows, None], own)[:, 0]
+        subset = crossed(available[rows], shown[rows], target, self.options["crossed"], least=0)
+        return self.predict(noise[0, rows], torch.zeros(len(rows), 1, device=rows.device), seen, subset[:, None], own)[:, 0]
 
     drawn = self.decoder_terms(batch, available, latent)
     (state, time, target), (subsets, learns) = self.teach(streams), ladder(available)
