@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from .. import __version__
 from ..data.digits import quadrant_digits
 from ..data.five_views import five_views
 from ..data.scenes import scenes
@@ -207,7 +208,7 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     model, curves = trained(run, folder, device, progress)
     towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
     ds = evaluate(model, bench, judge, towers=towers, **{"bf16": run.recipe.bf16, "seed": run.seed, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
-    versions = {k: version(k) for k in ("muni_nb", "torch", "numpy", "xarray", "scikit-learn")}
+    versions = {"muni_nb": __version__, **{k: version(k) for k in ("torch", "numpy", "xarray", "scikit-learn")}}   # the package need not be installed
     ds = ds.assign(train_seconds=((), ds.attrs.pop("train_seconds"), {"units": "s", "long_name": "wall time of training"}),
                    evaluation_seconds=((), ds.attrs.pop("evaluation_seconds"), {"units": "s", "long_name": "wall time of evaluation"}),
                    parameters=((), ds.attrs.pop("parameters"), {"units": "1", "long_name": "trainable parameters"}))
