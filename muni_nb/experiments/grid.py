@@ -203,12 +203,12 @@ def execute(run: Run, folder: str | Path, device: str = "cpu", progress: bool = 
 
 
 def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
+    versions = {"muni_nb": __version__, **{k: version(k) for k in ("torch", "numpy", "xarray", "scikit-learn")}}   # before the work; the package need not be installed
     bench = _bench(json.dumps(run.bench, sort_keys=True))
     judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     model, curves = trained(run, folder, device, progress)
     towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
     ds = evaluate(model, bench, judge, towers=towers, **{"bf16": run.recipe.bf16, "seed": run.seed, **run.evaluation}).merge(curves, combine_attrs="no_conflicts")
-    versions = {"muni_nb": __version__, **{k: version(k) for k in ("torch", "numpy", "xarray", "scikit-learn")}}   # the package need not be installed
     ds = ds.assign(train_seconds=((), ds.attrs.pop("train_seconds"), {"units": "s", "long_name": "wall time of training"}),
                    evaluation_seconds=((), ds.attrs.pop("evaluation_seconds"), {"units": "s", "long_name": "wall time of evaluation"}),
                    parameters=((), ds.attrs.pop("parameters"), {"units": "1", "long_name": "trainable parameters"}))
