@@ -67,7 +67,7 @@ def test_every_route_can_be_judged():
     routes = [(), *(g for g in every_subset(bench) if len(g) < len(bench.specs))]
     torch.manual_seed(0)
     judge = exact_readers(bench) | dict.fromkeys(bench.views, KnownJudge())
-    ds = evaluate(KnownModel(bench), bench, judge, rows=80, routes=routes, per_class=50, probe_steps=8, bf16=False)
+    ds = evaluate(KnownModel(bench), bench, judge, rows=80, routes=routes, per_class=50, probe_steps=8, precision="float32")
     assert ds.given.values.tolist() == [*map(route_name, routes), "+".join(bench.specs)]
     for route in routes[1:]:
         for attribute in {a for k in route for a in bench.carries[k]}:

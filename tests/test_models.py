@@ -7,7 +7,7 @@ from muni_nb.data.digits import quadrant_digits
 from muni_nb.experiments.grid import MODELS, Run, execute, settings
 from muni_nb.training.fit import fit
 
-QUICK = dict(steps=6, batch_size=32, warmup=0, log_every=1, save_every=1, bf16=False, progress=False)
+QUICK = dict(steps=6, batch_size=32, warmup=0, log_every=1, save_every=1, precision="float32", progress=False)
 
 
 @pytest.fixture(scope="module")

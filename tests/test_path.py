@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "ablations" / "routing.ipynb"
 GOLDEN = Path(__file__).with_name("golden.json")
 TINY = dict(sizes=Sizes.tiny(), recipe=Recipe(steps=4, batch_size=32), bench={"size": 16, "rows": 400, "test_rows": 60},
-            verifier={"steps": 2}, evaluation={"rows": 20, "steps": 2, "per_class": 60, "probe_steps": 8})
+            evaluation={"rows": 20, "steps": 2, "per_class": 60, "probe_steps": 8})
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def bench():
 def trained(bench, routes, **changes):
     torch.manual_seed(0)
     model = MUNI(bench.specs, routes, Sizes.tiny())
-    return model, fit(model, bench, progress=False, **{"steps": 4, "batch_size": 32, "warmup": 0, "log_every": 1, "bf16": False, **changes})
+    return model, fit(model, bench, progress=False, **{"steps": 4, "batch_size": 32, "warmup": 0, "log_every": 1, "precision": "float32", **changes})
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -94,7 +94,7 @@ def test_numbers_change_only_with_their_version():
     for cell, routes in {"MUNI": Routes(), **Routes().neighbours()}.items():
         model, log = trained(full, routes)
         now[cell] = rounded(log.term_value.values[-1])
-    ds = evaluate(model, full, judge_for(full, None, steps=2, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, bf16=False)
+    ds = evaluate(model, full, judge_for(full, None, steps=2, rows=400, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, precision="float32")
     now["judges"] = rounded([ds.rate_leave_one_out, ds.rate_gap.sum(), ds.nat_value.sum(), ds.leakage.sel(given="view0"), ds.private_r2.sum(), ds.predictive_gap.sum(), ds.label_cross_entropy.sum()])
     now["defaults"] = defaults(full)
     if not GOLDEN.exists():
@@ -118,7 +118,7 @@ def test_defaults_change_only_with_the_version(bench):
 
 def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
     model, _ = trained(bench, Routes())
-    judge = judge_for(bench, None, steps=2, progress=False)
+    judge = judge_for(bench, None, progress=False)
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     evaluate(model, bench, judge, rows=20, steps=2, per_class=60, probe_steps=8)
     assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(before[k], v) for k, v in model.state_dict().items())

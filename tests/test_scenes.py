@@ -149,7 +149,7 @@ def test_every_model_takes_pictures_captions_and_sounds(name):
 def test_scenes_are_judged(bench):
     judge = judge_for(bench, None, steps=2, width=8, rows=64, progress=False)
     torch.manual_seed(0)
-    ds = evaluate(MUNI(bench.specs, sizes=Sizes.tiny()), bench, judge, rows=32, steps=2, latents=False, bf16=False, towers=Towers(bench.specs).eval())
+    ds = evaluate(MUNI(bench.specs, sizes=Sizes.tiny()), bench, judge, rows=32, steps=2, latents=False, precision="float32", towers=Towers(bench.specs).eval())
     assert list(ds.given.values) == ["nothing", "image", "text", "audio", "image+text", "image+audio", "text+audio"]
     carried = ds.accuracy.sel(given="text", want="image").notnull()
     assert set(ds.attribute.values[carried.values]) == {"kind", "count", "colour"} and (ds.valid.sel(given="nothing", want="text") < 1)

@@ -10,7 +10,7 @@ __all__ = ['ATTRIBUTES', 'VIEWS', 'CORNERS', 'MIXTURE', 'Handwriting', 'sort_by_
 # %% ../../nbs/data/01_digits.ipynb #11165dc5
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -242,4 +242,5 @@ def quadrant_digits(size: int = 32, rows: int = 20_000, test_rows: int = 2_000, 
     `availability` of the train rows is "full" or "published" (a quarter of the rows fully observed).
     ValueError on a bad option."""
     pens = {split: handwriting(split) for split in ("train", "test")}
-    return benchmark("quadrant_digits", pens, Style(), size, rows, test_rows, seed, availability)
+    bench = benchmark("quadrant_digits", pens, Style(), size, rows, test_rows, seed, availability)
+    return replace(bench, lessons=lambda n: bench.draw(range(n), "train"))

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..data.spec import BOS, EOS, PAD, Benchmark, Rows, Spec
 from .coherence import route_name
-from .verifier import kept, learns_from
+from .verifier import cached, learns_from
+from ..nets.precision import autocast
+from ..training.progress import progress_bar
 from ..models.munite import info_nce
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #ef294b38
@@ -112,15 +113,16 @@ class Towers(nn.Module):
             return torch.cat([self.features(score, kind, part) for part in x.split(chunk)])
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #67ac1e7f
-def train_pair(towers: Towers, score: str, lessons: Rows, steps: int, batch_size: int, lr: float, seed: int, progress: bool = True) -> None:
+def train_pair(towers: Towers, score: str, lessons: Rows, steps: int, batch_size: int, lr: float, seed: int, precision: str = "auto",
+               progress: bool = True) -> None:
     "Train the networks of one score on its two kinds, and freeze them."
     net, generator = towers.nets[score].train().requires_grad_(True), torch.Generator().manual_seed(seed)
     scale = nn.Parameter(torch.tensor(1 / 0.07).log())                       # CLIP's first temperature, and below its least
     optimiser = torch.optim.AdamW([*net.parameters(), scale], lr, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
-    for _ in tqdm(range(steps), disable=not progress, desc=f"towers of {score}", mininterval=1):
+    for _ in progress_bar(f"towers of {score}", steps, range(steps), shown=progress):
         row = torch.randint(len(lessons), (batch_size,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(precision):
             a, b = (towers.features(score, k, towers.specs[k].prepare(lessons.values[towers.specs[k].name][row])) for k in PAIRS[score])
         loss = info_nce(a, b, 1 / scale.exp().clamp(max=100))
         optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
@@ -133,7 +135,8 @@ def begin_as(net: nn.Module, other: nn.Module) -> None:
     net.load_state_dict({k: weights[k] for k in net.state_dict()})
 
 
-def train_towers(bench: Benchmark, steps: int = 500, batch_size: int = 128, lr: float = 2e-3, seed: int = 0, rows: int = 10_000, progress: bool = True) -> Towers:
+def train_towers(bench: Benchmark, steps: int = 500, batch_size: int = 128, lr: float = 2e-3, seed: int = 0, rows: int = 10_000, precision: str = "auto",
+                 progress: bool = True) -> Towers:
     "Towers trained on `rows` of the benchmark's lessons, `steps` for each score, on the CPU. ValueError for a benchmark without any."
     if bench.lessons is None: raise ValueError(f"{bench.name} has no rows for judges to learn from: give the Benchmark `lessons`")
     with torch.random.fork_rng():
@@ -144,14 +147,14 @@ def train_towers(bench: Benchmark, steps: int = 500, batch_size: int = 128, lr: 
     for score in PAIRS:
         if score == "ais": begin_as(nets["ais"], nets["clap"])
         if score == "ais_direct": begin_as(direct["image"], nets["clip"]); begin_as(direct["audio"], nets["clap"])
-        train_pair(towers, score, lessons, steps, batch_size, lr, seed, progress)
+        train_pair(towers, score, lessons, steps, batch_size, lr, seed, precision, progress)
     return towers.eval()
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #31dd9c7a
 def towers_for(bench: Benchmark, folder: str | Path | None = "results/verifiers", progress: bool = True, **training) -> Towers:
-    "Towers, read from `folder` if they are there, else trained and written (None: not kept). `training`: see `train_towers`."
-    towers, who = Towers(bench.specs), {"towers": learns_from(bench), "training": training, "version": 2}
-    towers.load_state_dict(kept(folder, who, lambda: train_towers(bench, progress=progress, **training).state_dict()))
+    "Towers, from the package or from `folder` if they are there, else trained and written (None: not written). `training`: see `train_towers`."
+    towers, who = Towers(bench.specs), {"towers": learns_from(bench), "training": training, "version": 3}
+    towers.load_state_dict(cached(folder, who, lambda: train_towers(bench, progress=progress, **training).state_dict()))
     return towers.eval().requires_grad_(False)
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #9b7c1001

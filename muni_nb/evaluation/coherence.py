@@ -9,7 +9,7 @@ __all__ = ['published_routes', 'every_subset', 'route_name', 'read', 'all_agree'
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #24540584
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -161,11 +161,17 @@ def decoder_entropy(model, bench: Benchmark, judge: Judge, rows: Rows, routes: S
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #2893e052
 @torch.no_grad()
-def draw(model, bench: Benchmark, rows: Rows, routes: Sequence[tuple[str, ...]], **options) -> dict[tuple[str, ...], dict[str, Tensor]]:
-    "For each given set, one draw a row of every modality that is not given. `options` go to `model.decode` (steps, guidance)."
+def draw(model, bench: Benchmark, rows: Rows, routes: Sequence[tuple[str, ...]], tick: Callable[[int], object] = lambda parts: None,
+         **options) -> dict[tuple[str, ...], dict[str, Tensor]]:
+    "For each given set, one draw a row of every modality that is not given. `tick` is told how many a route had. `options` go to `model.decode` (steps, guidance)."
     held = model.encoded({k: rows.values[k] for k in bench.specs if any(k in g for g in routes)})
     latent = lambda given: model.infer(held.only(given)) if given else model.infer({}, n=len(rows))
-    return {given: model.decode(latent(given), [k for k in bench.specs if k not in given], **options) for given in routes}
+    drawn = {}
+    for given in routes:
+        want = [k for k in bench.specs if k not in given]
+        drawn[given] = model.decode(latent(given), want, **options)
+        tick(len(want))
+    return drawn
 
 
 @torch.no_grad()

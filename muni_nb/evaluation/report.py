@@ -7,12 +7,14 @@ __all__ = ['judge_draws', 'judge_latents', 'evaluate']
 
 # %% ../../nbs/evaluation/07_report.ipynb #7dd3e425
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import xarray as xr
 
 from ..data.spec import Benchmark
+from ..nets.precision import autocast, precision_in_force
+from ..training.progress import progress_bar
 from .alignment import Towers, alignment
 from .coherence import coherence, decoder_entropy, draw, published_routes, route_name
 from .fidelity import fidelity
@@ -22,11 +24,12 @@ from .verifier import Judge, verifier_error
 
 # %% ../../nbs/evaluation/07_report.ipynb #259c4656
 @torch.no_grad()
-def judge_draws(model, bench: Benchmark, judge: Judge, rows: int, routes: Sequence[tuple[str, ...]], seed: int = 0, towers: Towers | None = None, **options) -> xr.Dataset:
-    "Coherence of `routes` on the first `rows` test rows, decoder entropy of routes that give labels or nothing, fidelity of draws from nothing; with `towers`, alignment. `options`: of the decoder."
+def judge_draws(model, bench: Benchmark, judge: Judge, rows: int, routes: Sequence[tuple[str, ...]], seed: int = 0, towers: Towers | None = None,
+                tick: Callable[[int], object] = lambda parts: None, **options) -> xr.Dataset:
+    "Coherence of `routes` on the first `rows` test rows, decoder entropy of routes that give labels or nothing, fidelity of draws from nothing; with `towers`, alignment. `tick` is told of every route drawn, as many parts as it has modalities to draw. `options`: of the decoder."
     torch.manual_seed(seed)
     test, labels = bench.test.select(slice(rows)), set(bench.labels)
-    draws = draw(model, bench, test, routes, **options)
+    draws = draw(model, bench, test, routes, tick, **options)
     parts, open_ = [coherence(bench, judge, test, draws)], [g for g in routes if set(g) <= labels]
     if open_: parts.append(decoder_entropy(model, bench, judge, test, open_, **options))
     if () in draws and bench.draw: parts.append(fidelity(bench, judge, draws[()], bench.test))
@@ -49,22 +52,25 @@ def judge_latents(model, bench: Benchmark, rows: int, per_class: int = 2000, pro
 # %% ../../nbs/evaluation/07_report.ipynb #230cba11
 @torch.no_grad()
 def evaluate(model, bench: Benchmark, judge: Judge, *, rows: int = 1000, routes: Sequence[Sequence[str]] | None = None, steps: int = 12,
-             guidance: float | Sequence[float] = 1.5, seed: int = 0, bf16: bool = True, latents: bool = True, per_class: int = 2000,
+             guidance: float | Sequence[float] = 1.5, seed: int = 0, precision: str = "auto", progress: bool = False, latents: bool = True, per_class: int = 2000,
              probe_steps: int = 400, towers: Towers | None = None) -> xr.Dataset:
     """All criteria of a model, as one dataset.
 
     `rows`: test rows drawn for. `routes`: given sets to draw from, by default the published ones (a model that cannot be given views:
     those without views). `steps`, `guidance`: of the image decoder; several guidances become a dimension, each on the same noise.
-    `bf16`: networks run in bfloat16, as they are trained. `latents` off: draws alone are judged.
+    `precision`: of the networks, see nets.precision. `progress`: show how far it is. `latents` off: draws alone are judged.
     `per_class`: rows behind leakage. `probe_steps`: of the probes' training. `towers`: for alignment scores, of a benchmark of pictures, captions and sounds."""
     began = time.perf_counter()
     if routes is None:
         routes = [g for g in published_routes(bench) if set(g) <= set(model.reads)]
     routes, several = list(dict.fromkeys(tuple(g) for g in routes)), isinstance(guidance, Sequence)
     if full := [g for g in routes if set(g) >= set(bench.specs)]: raise ValueError(f"route {route_name(full[0])} gives everything: nothing is left to draw")
-    with torch.random.fork_rng(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        parts = [judge_draws(model, bench, judge, rows, routes, seed, towers, steps=steps, guidance=strength).assign_coords(guidance=strength)
-                 for strength in (guidance if several else [guidance])]
+    strengths = list(guidance) if several else [guidance]
+    drawn = sum(len(bench.specs) - len(g) for g in routes) * len(strengths)                  # modalities, over routes
+    bar = progress_bar("judging", drawn + drawn // 2, shown=progress)
+    with torch.random.fork_rng(), autocast(precision, model.device):
+        parts = [judge_draws(model, bench, judge, rows, routes, seed, towers, bar.update, steps=steps, guidance=strength).assign_coords(guidance=strength)
+                 for strength in strengths]
         if several: parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
         torch.manual_seed(seed)
         if latents and model.guided: parts.append(nat_value(model, bench, bench.test.select(slice(rows // 2))))
@@ -73,8 +79,10 @@ def evaluate(model, bench: Benchmark, judge: Judge, *, rows: int = 1000, routes:
             test = bench.test.select(slice(rows))
             parts.append(xr.Dataset({"query_dependence": ((), model.query_dependence(test), {"units": "1", "n": len(test), "long_name": "variance of encodings over queries, relative to that over rows"})}))
     parts.append(verifier_error(judge, bench, bench.test))
+    bar.update(bar.total - bar.n)
+    bar.close()
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     order = [route_name(g) for g in routes]
     ds = ds.sel(given=[*order, *(g for g in ds.given.values if g not in order)], attribute=[*bench.attributes, "both"])
-    return ds.assign_attrs(evaluation_rows=min(rows, len(bench.test)), decoder_steps=steps, evaluation_seed=seed,
+    return ds.assign_attrs(evaluation_rows=min(rows, len(bench.test)), decoder_steps=steps, evaluation_seed=seed, evaluation_precision=precision_in_force(precision, model.device),
                            parameters=sum(p.numel() for p in model.parameters()), evaluation_seconds=time.perf_counter() - began)
