@@ -120,11 +120,23 @@ class Run:
         return f"{self.model}-{self.seed}-{digest(self.identity(judged=False))}"
 
 # %% ../../nbs/experiments/00_grid.ipynb #38c94807
-def settings(small: bool = False, *, size: int = 16, training: int | None = None, **evaluation) -> dict:
-    "What the ablations' runs share, as arguments of `Run`; `small`: a run of seconds in which everything happens and nothing is learned. `training`: optimiser steps; `evaluation`: further arguments of `evaluate`."
-    judged = {"rows": 40, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 16} if small else {"rows": 480, "steps": 6, "guidance": 3.0}
-    return {"sizes": Sizes.tiny() if small else Sizes.cpu(size),
-            "recipe": Recipe(steps=training or 12, batch_size=32) if small else Recipe(steps=training or 1_600),
+def settings(small: bool = False, *, quick: bool = False, size: int = 16, training: int | None = None, **evaluation) -> dict:
+    """What the ablations' runs share, as arguments of `Run`.
+
+    `small`: a run of seconds in which everything happens and nothing is learned. `quick`: one of minutes on a plain core that learns enough
+    to see what routes do. `training`: optimiser steps; `evaluation`: further arguments of `evaluate`."""
+    if small:
+        sizes, recipe = Sizes.tiny(), Recipe(steps=training or 12, batch_size=32)
+        judged = {"rows": 40, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 16}
+    elif quick:
+        sizes = replace(Sizes.cpu(size), image_decoder=(32, 64))
+        recipe = Recipe(steps=training or 1_800, batch_size=64, lr=2e-3, optimiser="muon")
+        judged = {"rows": 480, "steps": 3, "guidance": 3.0, "per_class": 1_000, "probe_steps": 200}
+    else:
+        sizes, recipe = Sizes.cpu(size), Recipe(steps=training or 1_600)
+        judged = {"rows": 480, "steps": 6, "guidance": 3.0}
+    return {"sizes": sizes,
+            "recipe": recipe,
             "bench": {"size": size, "rows": 400 if small else 20_000, "test_rows": 80 if small else 2_000},
             "verifier": {},
             "evaluation": judged | evaluation}
@@ -163,7 +175,7 @@ def gather(runs: Iterable[Run], *folders: str | Path) -> xr.Dataset:
     for run in runs:
         if path := find(run, *folders):
             ds = xr.load_dataset(path, engine="h5netcdf").drop_encoding()     # a whole number may be missing once gathered
-            ds.attrs = {k: v for k, v in ds.attrs.items() if k in ("evaluation_rows", "decoder_steps", "versions", "device")}
+            ds.attrs = {k: v for k, v in ds.attrs.items() if k in ("evaluation_rows", "decoder_steps", "versions", "device", "training_precision", "evaluation_precision")}
             cells.setdefault(run.cell, []).append(ds.expand_dims(cell=[run.cell], seed=[run.seed]))
     if not cells: raise ValueError(f"none of these runs is finished in {', '.join(map(str, folders))}")
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}

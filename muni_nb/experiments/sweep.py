@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['TIMED_STEPS', 'BESIDES_DRAWING', 'Cost', 'kind_of', 'pictures_of', 'rehearse_cost', 'spoken', 'work', 'pool_of',
-           'InThisProcess', 'Board', 'judges_of', 'costs_of', 'sweep']
+           'InThisProcess', 'Board', 'judges_of', 'costs_of', 'outcomes', 'sweep']
 
 # %% ../../nbs/experiments/04_sweep.ipynb #6a08770d
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -202,6 +202,20 @@ def costs_of(todo: dict[str, Run], pool: Executor, workers: int, device: str) ->
     return {name: found[kind_of(run)] for name, run in todo.items()}
 
 
+def outcomes(todo: dict[str, Run], pool: Executor, folder: Path, device: str, board: Board) -> Iterator[tuple[str, BaseException | None]]:
+    "Each run's digest as it ends, with what went wrong, if anything did; meanwhile the board is told what workers say."
+    if isinstance(pool, InThisProcess):
+        for name, run in todo.items(): yield name, pool.submit(work, run, folder, device, board.tell).exception()
+        return
+    told = getattr(pool, "told", None)
+    waiting = {pool.submit(work, run, folder, device): name for name, run in todo.items()}
+    left = set(waiting)
+    while left:
+        ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+        while told is not None and not told.empty(): board.tell(told.get())
+        for future in ended: yield waiting[future], future.exception()
+
+
 def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Path] = (), workers: int = 2, device: str = "cpu",
           executor: Executor | None = None, report: Callable[[str], None] = print, shorter: str = "fewer steps, seeds or cells") -> xr.Dataset:
     """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all.
@@ -221,19 +235,10 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Pa
         whole = sum(cost.all for cost in costs.values()) / max(1, workers)
         report(f"about {spoken(whole)} on this machine ({max(1, workers)} side by side, {precision_in_force('auto', device)} unless told otherwise); shorter with {shorter}")
         board = Board(todo, costs, workers)
-        told = getattr(pool, "told", None)
-        tell = {"tell": board.tell} if isinstance(pool, InThisProcess) else {}
-        waiting = {}
-        for name, run in todo.items(): waiting[pool.submit(work, run, folder, device, **tell)] = name
-        left, done = set(waiting), 0
-        while left:
-            ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
-            while told is not None and not told.empty(): board.tell(told.get())
-            for future in ended:
-                name, done = waiting[future], done + 1
-                if error := future.exception(): failed[todo[name].name] = error
-                board.finish(name)
-                report(f"[{done}/{len(todo)}] {todo[name].name}: {'failed: ' + repr(error) if error else 'done'}, {time.perf_counter() - began:.0f} s")
+        for done, (name, error) in enumerate(outcomes(todo, pool, folder, device, board), 1):
+            if error: failed[todo[name].name] = error
+            board.finish(name)
+            report(f"[{done}/{len(todo)}] {todo[name].name}: {'failed: ' + repr(error) if error else 'done'}, {time.perf_counter() - began:.0f} s")
         board.bar.close()
     if failed: raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, the others are kept: " + "; ".join(f"{k}: {e!r}" for k, e in failed.items()))
     return gather(runs, *folders)

@@ -25,9 +25,8 @@ def orthogonal(
 
 # %% ../../nbs/training/03_muon.ipynb #e31830cf
 def is_matrix(name: str, module: nn.Module, weight: nn.Parameter) -> bool:
-    "Whether a parameter of this name in its own module is a matrix or kernel between hidden layers."
-    between = isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d))
-    return between and name == "weight" and min(weight.shape[0], weight[0].numel()) >= 16
+    "Whether a parameter of this name in its own module is the kernel of a convolution between hidden layers."
+    return isinstance(module, (nn.Conv1d, nn.Conv2d)) and name == "weight" and min(weight.shape[:2]) >= 16
 
 
 def matrices(model: nn.Module) -> set[nn.Parameter]:
