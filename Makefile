@@ -21,8 +21,8 @@ ablation: $(READY) ## run the routing ablation: runs/routing.ipynb, results/ (AR
 
 test: $(READY) ## run every notebook, the ablations at their smoke preset, then the tests
 	$(CHECK) $(BIN)/nbdev_test --n_workers 2 --timing
-	$(CHECK) $(BIN)/nbdev_test --path ablations --timing
-	$(CHECK) $(BIN)/python -m pytest
+	$(CHECK) $(BIN)/nbdev_test --path ablations --n_workers 2 --timing
+	$(CHECK) $(BIN)/python -m pytest -n 2 --durations=10
 
 lab: $(READY) ## open JupyterLab (ARGS goes to it)
 	$(BIN)/jupyter lab $(ARGS)

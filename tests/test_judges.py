@@ -12,8 +12,14 @@ from muni_nb.evaluation.fidelity import frechet, kid
 from muni_nb.evaluation.known import KnownJudge, KnownModel, known_benchmark
 from muni_nb.evaluation.minimality import leakage
 from muni_nb.evaluation.report import evaluate
-from muni_nb.evaluation.verifier import exact_readers
+from muni_nb.data.digits import quadrant_digits
+from muni_nb.data.five_views import five_views
+from muni_nb.data.scenes import scenes
+from muni_nb.evaluation import alignment, verifier
+from muni_nb.evaluation.alignment import towers_for
+from muni_nb.evaluation.verifier import SHIPPED, exact_readers, judge_for, read_judge
 from muni_nb.latent.gaussian import Posterior
+from muni_nb.training.checkpoint import read_state
 
 seeds = st.integers(0, 2**31)
 quick = settings(deadline=None, max_examples=20)
@@ -78,3 +84,24 @@ def test_every_route_can_be_judged():
 def test_pairs_that_always_agree_and_pairs_that_never_do():
     one = torch.zeros(5, dtype=torch.int64)
     assert pair_agreement([(one, one)]).mean() == 1 and pair_agreement([(one, one + 1)]).mean() == 0 == pair_agreement([(one - 1, one - 1)]).mean()
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_a_judge_of_the_package_is_what_its_name_says(path):
+    who = read_state(path)[1]["who"]
+    assert read_judge(path, who) and path.stem == verifier.hashlib.sha256(verifier.json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]
+    with pytest.raises(ValueError, match="holds another judge.*install the package again"): read_judge(path, {**who, "version": 0})
+
+
+def test_default_benchmarks_wait_for_no_judge(monkeypatch):
+    def never(*arguments, **named): raise AssertionError("a judge is trained")
+    monkeypatch.setattr(verifier, "train_verifier", never)
+    monkeypatch.setattr(alignment, "train_towers", never)
+    few = {"rows": 40, "test_rows": 80}
+    for bench, training in ((quadrant_digits(16, **few), {}), (quadrant_digits(32, **few), {}), (five_views(16, **few), {}), (five_views(16, filled=True, **few), {}),
+                            (quadrant_digits(16, availability="published", **few), {}), (scenes(**few), {"steps": 1_200, "width": 24})):
+        judge = judge_for(bench, None, **training)
+        for name in bench.views:
+            shown = judge[name].read(bench.specs[name].prepare(bench.test.values[name]))
+            for attribute in bench.carries[name]: assert (shown[attribute] == bench.test.attributes[attribute]).float().mean() > 0.9, (bench.name, name, attribute)
+    towers_for(scenes(**few), None)

@@ -14,6 +14,8 @@ from muni_nb.data.digits import quadrant_digits
 from muni_nb.models.muni import MUNI, Routes
 from muni_nb.nets.build import Sizes
 from muni_nb.training.checkpoint import read_state
+from muni_nb.evaluation.report import evaluate
+from muni_nb.evaluation.verifier import judge_for, train_verifier
 from muni_nb.training.fit import Recipe, fit
 
 ARGUMENTS = dict(steps=30, batch_size=32, log_every=7, save_every=3, progress=False)
@@ -86,3 +88,22 @@ def test_the_learning_rate_stays_in_bounds(steps, warmup):
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": -1.0}, {"batch_size": 0}])
 def test_a_bad_recipe_is_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))): Recipe(**bad)
+
+
+def test_every_entry_refuses_a_precision_that_is_none(bench):
+    entries = (lambda: Recipe(precision="half"), lambda: fit(model(bench), bench, steps=1, precision="half", progress=False),
+               lambda: evaluate(model(bench), bench, judge_for(bench, None), rows=4, steps=1, precision="half"),
+               lambda: train_verifier(bench, bench.views, steps=1, rows=40, precision="half", progress=False))
+    for entry in entries:
+        with pytest.raises(ValueError, match="unknown precision 'half': choose one of auto, float32, bfloat16"): entry()
+
+
+def test_what_was_computed_in_is_said_and_the_machine_decides_it(bench, monkeypatch):
+    import muni_nb.nets.precision as precision
+    for native, auto in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(precision, "native_bfloat16", lambda device="cpu": native)
+        assert fit(model(bench), bench, **ARGUMENTS | {"steps": 2}).attrs["training_precision"] == auto
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device="cpu": False)
+    precision._warn_of_emulation.cache_clear()
+    with pytest.warns(UserWarning, match="without bfloat16 instructions.*times as long"):
+        assert fit(model(bench), bench, precision="bfloat16", **ARGUMENTS | {"steps": 2}).attrs["training_precision"] == "bfloat16"

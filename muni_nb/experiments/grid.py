@@ -129,7 +129,7 @@ def settings(small: bool = False, *, quick: bool = False, size: int = 16, traini
         sizes, recipe = Sizes.tiny(), Recipe(steps=training or 12, batch_size=32)
         judged = {"rows": 40, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 16}
     elif quick:
-        sizes = replace(Sizes.cpu(size), image_decoder=(32, 64))
+        sizes = replace(Sizes.cpu(size), image_decoder=(32, 64), image_encoder=(24, 48, 64))
         recipe = Recipe(steps=training or 1_800, batch_size=64, lr=2e-3, optimiser="muon")
         judged = {"rows": 480, "steps": 3, "guidance": 3.0, "per_class": 1_000, "probe_steps": 200}
     else:

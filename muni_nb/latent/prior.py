@@ -86,6 +86,7 @@ def mixture_gap(mixture: Posterior, draws: int = 16) -> Tensor:
 class FlowPrior(nn.Module):
     "A flow over z [B, D] from noise (s = 0) to the noise floor (s = s_max). Randomness: torch's global generator."
     lr_scale = 2.0   # of its learning rate, see training.fit
+    orthogonalised = False   # its matrices stay with AdamW, see training.muon
 
     def __init__(
         self,

@@ -18,20 +18,26 @@ def orthogonal(
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    square = x @ x.T
+    whole = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for step in range(steps):
+        polynomial = a * identity + torch.addmm(square, square, square, beta=b, alpha=c)
+        whole = polynomial @ whole
+        if step < steps - 1: square = polynomial @ square @ polynomial
+    x = whole @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 # %% ../../nbs/training/03_muon.ipynb #e31830cf
 def is_matrix(name: str, module: nn.Module, weight: nn.Parameter) -> bool:
-    "Whether a parameter of this name in its own module is the kernel of a convolution between hidden layers."
-    return isinstance(module, (nn.Conv1d, nn.Conv2d)) and name == "weight" and min(weight.shape[:2]) >= 16
+    "Whether a parameter of this name in its own module is a matrix or kernel large enough to be orthogonalised."
+    return isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and name == "weight" and min(len(weight), weight[0].numel()) >= 16
 
 
 def matrices(model: nn.Module) -> set[nn.Parameter]:
-    "The parameters that `Muon` orthogonalises."
-    return {weight for module in model.modules() for name, weight in module.named_parameters(recurse=False) if is_matrix(name, module, weight)}
+    "The parameters that `Muon` orthogonalises: all such, but those of modules whose `orthogonalised` is False."
+    left = {weight for module in model.modules() if not getattr(module, "orthogonalised", True) for weight in module.parameters()}
+    found = {weight for module in model.modules() for name, weight in module.named_parameters(recurse=False) if is_matrix(name, module, weight)}
+    return found - left
 
 # %% ../../nbs/training/03_muon.ipynb #4909dbf6
 class Muon(torch.optim.Optimizer):
