@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import h5py
 import papermill
 import pytest
 import torch
@@ -20,6 +21,7 @@ from muni_nb.evaluation.verifier import judge_for
 from muni_nb.experiments.grid import MODELS, RESULTS_VERSION, TRAINING_VERSION, Run, execute, find, write_result
 from muni_nb.latent.gaussian import POOLINGS
 from muni_nb.latent.subsets import SUBSETS
+from muni_nb.models.base import revived
 from muni_nb.models.muni import MUNI, Routes
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import Recipe, fit
@@ -191,3 +193,18 @@ def test_bad_parameters_stop_a_notebook_before_any_work(tmp_path, parameters, me
     with pytest.raises(papermill.PapermillExecutionError, match=message):
         run_papermill(tmp_path / "results", tmp_path / "out.ipynb", **parameters)
     assert not (tmp_path / "results").exists()
+
+
+RECORDS = sorted((ROOT / "ablations" / "records").rglob("*-*-????????.nc"))
+
+
+def test_every_committed_record_is_found_by_the_run_it_came_from():
+    "What is said of precision is no part of an identity: records were made when `bf16` stood in its place, true by default."
+    assert len(RECORDS) > 100
+    for path in RECORDS:
+        with h5py.File(path) as file: config = json.loads(file.attrs["config"])
+        told = {k: v for k, v in config.items() if k not in ("training_version", "results_version")}
+        recipe = dict(told["recipe"])
+        if "bf16" in recipe: assert recipe.pop("bf16") is True
+        run = Run("any", **{**told, "recipe": revived(Recipe, recipe), "sizes": revived(Sizes, told["sizes"]), "routes": revived(Routes, told.get("routes", {}))})
+        assert find(run, path.parent) == path
