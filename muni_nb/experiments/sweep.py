@@ -83,7 +83,7 @@ def rehearse_cost(run: Run, device: str = "cpu") -> Cost:
 
 def spoken(seconds: float) -> str:
     "A time as one says it."
-    if seconds < 90: return f"{max(1, round(seconds))} seconds"
+    if seconds < 90: return f"{max(2, round(seconds))} seconds"
     if seconds < 90 * 60: return f"{round(seconds / 60)} minutes"
     return f"{seconds / 3600:.1f} hours"
 
@@ -143,7 +143,7 @@ class Board:
         self.at: dict[str, str] = {}                  # what the runs in flight are doing
         total = sum(cost.all for cost in costs.values())
         self.bar = progress_bar("sweep", max(total, 1e-9), smoothing=0, miniters=0,
-                                bar_format="{desc} {percentage:3.0f}% [{elapsed}<{remaining}] {postfix}")
+                                bar_format="{desc} {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]")
 
     def tell(self, message: tuple[str, str, float, float]) -> None:
         "One message of a worker: (digest of the run, phase, done, total)."
