@@ -922,5 +922,6 @@ d = { 'settings': { 'branch': 'main',
                                                                                        'muni_nb/training/progress.py'),
                                            'muni_nb.training.progress.reader': ( 'training/progress.html#reader',
                                                                                  'muni_nb/training/progress.py'),
+                                           'muni_nb.training.progress.say': ('training/progress.html#say', 'muni_nb/training/progress.py'),
                                            'muni_nb.training.progress.send_progress': ( 'training/progress.html#send_progress',
                                                                                         'muni_nb/training/progress.py')}}}

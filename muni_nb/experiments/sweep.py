@@ -27,7 +27,7 @@ from ..evaluation.verifier import judge_for
 from .grid import MODELS, Run, bench_of, check_comparable, digest, execute, find, gather
 from ..nets.precision import precision_in_force
 from ..training.fit import fit
-from ..training.progress import progress_bar, send_progress
+from ..training.progress import progress_bar, say, send_progress
 
 # %% ../../nbs/experiments/04_sweep.ipynb #3c6522bc
 TIMED_STEPS = 3
@@ -217,7 +217,7 @@ def outcomes(todo: dict[str, Run], pool: Executor, folder: Path, device: str, bo
 
 
 def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Path] = (), workers: int = 2, device: str = "cpu",
-          executor: Executor | None = None, report: Callable[[str], None] = print, shorter: str = "fewer steps, seeds or cells") -> xr.Dataset:
+          executor: Executor | None = None, report: Callable[[str], None] = say, shorter: str = "fewer steps, seeds or cells") -> xr.Dataset:
     """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all.
 
     `workers`: processes, 0 for none. `report` is told what is to be done, how long it will take, and of each run as it ends;
