@@ -131,7 +131,7 @@ def settings(small: bool = False, *, quick: bool = False, size: int = 16, traini
     elif quick:
         sizes = replace(Sizes.cpu(size), image_decoder=(32, 64), image_encoder=(24, 48, 64))
         recipe = Recipe(steps=training or 1_800, batch_size=64, lr=2e-3, optimiser="muon")
-        judged = {"rows": 480, "steps": 3, "guidance": 3.0, "per_class": 1_000, "probe_steps": 200}
+        judged = {"rows": 480, "steps": 4, "guidance": 3.0, "per_class": 1_000, "probe_steps": 200}
     else:
         sizes, recipe = Sizes.cpu(size), Recipe(steps=training or 1_600)
         judged = {"rows": 480, "steps": 6, "guidance": 3.0}
