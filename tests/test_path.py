@@ -78,7 +78,7 @@ def test_the_prior_gradient_switch(bench):
 
 def defaults(bench):
     "What a run's identity leaves out, as JSON values: fields of its settings, plain arguments of its model's constructor, and plain attributes of its class."
-    settings = {type(x).__name__: asdict(x) for x in (Routes(), Sizes(), Recipe())}
+    settings = {"Routes": asdict(Routes()), "Sizes": Sizes().values(), "Recipe": asdict(Recipe())}
     models = {name: type(make(bench.specs, Run(name, model=name, sizes=Sizes.tiny()))) for name, make in MODELS.items()}
     plain = lambda values: {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}
     for name, model in models.items():
@@ -197,6 +197,7 @@ def test_bad_parameters_stop_a_notebook_before_any_work(tmp_path, parameters, me
     assert not (tmp_path / "results").exists()
 
 
+RENAMED = {"patch": "image_patch", "label_encoder": "category_encoder", "label_decoder": "category_decoder"}   # sizes, since kinds name theirs
 RECORDS = sorted((ROOT / "ablations" / "records").rglob("*-*-????????.nc"))
 
 
@@ -208,5 +209,6 @@ def test_every_committed_record_is_found_by_the_run_it_came_from():
         told = {k: v for k, v in config.items() if k not in ("training_version", "results_version")}
         recipe = dict(told["recipe"])
         if "bf16" in recipe: assert recipe.pop("bf16") is True
-        run = Run("any", **{**told, "recipe": revived(Recipe, recipe), "sizes": revived(Sizes, told["sizes"]), "routes": revived(Routes, told.get("routes", {}))})
+        sizes = {RENAMED.get(name, name): value for name, value in told["sizes"].items()}
+        run = Run("any", **{**told, "recipe": revived(Recipe, recipe), "sizes": Sizes(**sizes), "routes": revived(Routes, told.get("routes", {}))})
         assert find(run, path.parent) == path

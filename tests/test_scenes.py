@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from muni_nb.data.batches import batch_at
 from muni_nb.data.scenes import (ATTRIBUTES, CARRIES, LENGTH, LEXICON, MIXTURES, RATE, VOCABULARY, captions, draw_rows, factors_of, log_mel,
                                  parse, scenes, tokenise, tokenizer, unseen, waveform, write_captions)
-from muni_nb.data.spec import BOS, EOS, PAD
+from muni_nb.nets.text import BOS, EOS, PAD
 from muni_nb.evaluation.alignment import PAIRS, Towers
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for

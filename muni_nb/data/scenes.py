@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'CARRIES', 'CELLS', 'LEXICON', 'PARTS', 'TEMPLATES', 'SPECIALS', 'LENGTH', 'MEANING', 'VOCABULARY',
            'PATTERNS', 'ICONS', 'COLOURS', 'RADII', 'LUMA', 'IMAGE', 'DARK', 'RATE', 'SAMPLES', 'PITCHES', 'BURST',
-           'SOUNDS', 'AUDIO', 'LEVEL', 'FLOOR', 'MEAN', 'SPREAD', 'WIDTHS', 'SEEN', 'MIXTURES', 'kept', 'factors_of',
-           'unseen', 'write_captions', 'word_tokenizer', 'tokenizer', 'tokenise', 'captions', 'parse', 'read_captions',
-           'disc', 'box', 'bar', 'bell', 'drum', 'bird', 'horn', 'clock', 'flute', 'siren', 'frog', 'draw_icons',
-           'draw_ground', 'draw_image', 'sweep', 'fade', 'tones', 'chime', 'thump', 'chirp', 'honk', 'tick', 'toot',
-           'wail', 'croak', 'draw_hits', 'draw_ambience', 'draw_audio', 'mel', 'log_mel', 'mel_power', 'observed',
-           'numbers', 'waveform', 'draw_rows', 'scenes']
+           'SOUNDS', 'AUDIO', 'LEVEL', 'FLOOR', 'MEAN', 'SPREAD', 'WIDTHS', 'SEEN', 'MIXTURES', 'SPECS', 'kept',
+           'factors_of', 'unseen', 'write_captions', 'word_tokenizer', 'tokenizer', 'tokenise', 'captions', 'parse',
+           'read_captions', 'disc', 'box', 'bar', 'bell', 'drum', 'bird', 'horn', 'clock', 'flute', 'siren', 'frog',
+           'draw_icons', 'draw_ground', 'draw_image', 'sweep', 'fade', 'tones', 'chime', 'thump', 'chirp', 'honk',
+           'tick', 'toot', 'wail', 'croak', 'draw_hits', 'draw_ambience', 'draw_audio', 'mel', 'log_mel', 'mel_power',
+           'observed', 'numbers', 'waveform', 'draw_rows', 'scenes']
 
 # %% ../../nbs/data/05_scenes.ipynb #0c53bc65
 import math
@@ -25,7 +25,8 @@ import torchaudio
 from torch import Tensor
 
 from .digits import check, in_blocks, uniforms
-from .spec import BOS, EOS, PAD, UNK, Benchmark, Rows, Spec
+from .spec import Benchmark, Rows, Spec
+from ..nets.text import BOS, EOS, PAD, UNK
 
 # %% ../../nbs/data/05_scenes.ipynb #bac8a85e
 ATTRIBUTES = {"kind": 8, "count": 4, "colour": 6, "size": 3, "ambience": 3}
@@ -346,6 +347,10 @@ def draw_rows(index, split: str, seed: int = 0, availability: str = "full", held
     return Rows(pick(CARRIES), pick(ATTRIBUTES), pick(k for k in table if "." in k), table["available"])
 
 # %% ../../nbs/data/05_scenes.ipynb #ddd064d3
+SPECS = {"image": Spec("image", "image", (3, 32, 32)), "text": Spec("text", "text", (LENGTH,), len(VOCABULARY)),
+         "audio": Spec("audio", "audio", (32, 64))}
+
+
 def scenes(rows: int = 20_000, test_rows: int = 2_000, seed: int = 0, availability: str = "full", held_out: float = 0.0) -> Benchmark:
     """Pictures [3, 32, 32], captions [LENGTH] and log-mels [32, 64] that share five factors.
 
@@ -353,9 +358,7 @@ def scenes(rows: int = 20_000, test_rows: int = 2_000, seed: int = 0, availabili
     that train rows do not have (`unseen` numbers the test rows that do). Judges learn from rows of their own. ValueError on a bad option."""
     check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
     options = {"rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability, "held_out": held_out}
-    specs = {"image": Spec("image", "image", (3, 32, 32)), "text": Spec("text", "text", (LENGTH,), len(VOCABULARY)),
-             "audio": Spec("audio", "audio", (32, 64))}
     draw = lambda index, split="test": draw_rows(index, split, seed, "full", held_out)
     train = draw_rows(range(rows), "train", seed, availability, held_out)
-    return Benchmark("scenes", specs, train, draw(range(test_rows)), ATTRIBUTES, CARRIES, {"builder": "scenes", **options}, draw, captions,
+    return Benchmark("scenes", SPECS, train, draw(range(test_rows)), ATTRIBUTES, CARRIES, {"builder": "scenes", **options}, draw, captions,
                      {"text": read_captions}, lambda n: draw(range(n), "judge"))

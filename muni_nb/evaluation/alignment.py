@@ -17,10 +17,11 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
 
-from ..data.spec import BOS, EOS, PAD, Benchmark, Rows, Spec
+from ..data.spec import Benchmark, Rows, Spec
 from .coherence import route_name
 from .verifier import cached, learns_from
 from ..nets.precision import autocast
+from ..nets.text import BOS, EOS, PAD
 from ..training.progress import progress_bar
 from ..models.munite import info_nce
 

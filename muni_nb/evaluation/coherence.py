@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import Benchmark, Rows, to_uint8
+from ..data.spec import KINDS, Benchmark, Rows
 from .verifier import Judge
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #cc38d47f
@@ -182,12 +182,12 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
     and of sets of labels. Total variation is that within the groups of rows that share the given labels. Where all views are pictures, `keep` rows of them are kept, of sets without one
     (`picture`); otherwise `keep` draws given nothing, of every modality (`drawn_` and its name: pictures, tokens, log-mels)."""
     names, wants, attributes = [route_name(g) for g in draws], list(bench.specs), [*bench.attributes, "both"]
-    views, all_images = bench.views, {bench.specs[k].kind for k in bench.views} == {"image"}
+    views, alike = bench.views, len({(s.kind, s.shape) for k, s in bench.specs.items() if k in bench.views}) == 1   # of one kind and shape
     size = {**bench.attributes, "both": bench.cells}
     empty = lambda *shape: np.full((len(draws), *shape, len(attributes)), np.nan)
     accuracy, agreement, control, variation, sampling = empty(len(wants)), empty(), empty(), empty(), empty()
     coherent, strict, valid, pictures = np.full(len(attributes), np.nan), *np.full((2, len(draws), len(wants)), np.nan), {}
-    joint = {} if all_images else {k: v[:keep].cpu() for k, v in draws.get((), {}).items()}
+    joint = {} if alike else {k: v[:keep].cpu() for k, v in draws.get((), {}).items()}
     for i, (given, drawn) in enumerate(draws.items()):
         shown = read(bench, judge, drawn)
         told = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
@@ -206,8 +206,9 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
                 control[i, j] = independent_agreement(pairs[a], group)
                 open_ = [seen[a][k] for k in views if k in seen[a]] if a not in told and not (a == "both" and told) else []
                 if open_: variation[i, j], sampling[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_]), sampling_variation(within, size[a])
-        if all_images and all(k in drawn for k in views):
-            pictures[names[i]] = np.stack([to_uint8(bench.specs[k].prepare(drawn[k][:keep].cpu())).numpy() for k in views], 1)
+        if alike and all(k in drawn for k in views):
+            shown_as = [KINDS[bench.specs[k].kind].picture(bench.specs[k].prepare(drawn[k][:keep].cpu())) for k in views]
+            if shown_as[0] is not None: pictures[names[i]] = np.stack([x.numpy() for x in shown_as], 1)
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     by_route = ("given", "attribute")
     ds = xr.Dataset({
@@ -224,7 +225,7 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
         shape = ("given", "draw", "view", "channel", "y", "x")
         ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures), "view": views}), join="outer").sel(given=names)
     for k, v in joint.items():
-        v = to_uint8(bench.specs[k].prepare(v)) if bench.specs[k].kind == "image" else v
+        v = KINDS[bench.specs[k].kind].stored(v)
         ds[f"drawn_{k}"] = ("draw", *(f"{k}_{i}" for i in range(1, v.dim()))), v.numpy(), {"units": "1", "long_name": "first draws given nothing"}
     return ds.merge(references(bench, judge, rows))
 

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import Benchmark, Rows, Spec, to_uint8
+from ..data.spec import KINDS, Benchmark, Rows, Spec
 from .verifier import Exact, Judge, Verifier
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #cf54039b
@@ -102,7 +102,7 @@ def fidelity(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor], rows: 
     with `_real` for N other, independent test rows. The published statistic is the mean of `frechet` over views.
     Modalities without a verifier are ignored. ValueError on values that are no pictures; needs a benchmark with `draw`."""
     views = [k for k in bench.views if k in drawn and not isinstance(judge[k], Exact)]
-    saved = lambda k, x: to_uint8(bench.specs[k].prepare(x)) if bench.specs[k].kind == "image" else bench.specs[k].prepare(x)
+    saved = lambda k, x: KINDS[bench.specs[k].kind].stored(bench.specs[k].prepare(x))
     pictures = {k: saved(k, drawn[k].cpu()) for k in views}
     n = len(pictures[views[0]])
     real = {k: saved(k, x) for k, x in independent(bench, n).values.items() if k in views}

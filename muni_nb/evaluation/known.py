@@ -105,7 +105,7 @@ class KnownModel(LatentModel):
     def posterior(self, given: Mapping[str, Tensor]) -> Posterior:
         "The exact posterior of each row: one component, or one for each code that is possible. ValueError if nothing is given."
         if not given: raise ValueError("nothing is given: the law of the latent is the prior, see prior_sample")
-        read = {k: read_picture(x) if self.specs[k].kind == "image" else {k: x} for k, x in self.encoded(given).items()}
+        read = {k: read_picture(x) if k in VIEWS else {k: x} for k, x in self.encoded(given).items()}
         rows = len(next(iter(given.values())))
         mean, components = self._codes({a: read[k][a] for k in read for a in self.carries[k]}, rows, self.joint)
         tell = self.private is not None and "view0" in read
@@ -167,7 +167,7 @@ class KnownModel(LatentModel):
         drawn = {}
         for k in want:
             shown = {a: torch.where(blocks[a].amax(1) > 0.5, blocks[a].argmax(1), torch.randint(n, (len(z),))) for a, n in ATTRIBUTES.items()}
-            image = self.specs[k].kind == "image"
+            image = k in VIEWS
             drawn[k] = self.specs[k].prepare(picture(**shown, crop=torch.rand(len(z), 2), size=self.specs[k].shape[1])) if image else shown[k]
         return drawn
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
 
-from ..data.spec import Benchmark, Rows
+from ..data.spec import KINDS, Benchmark, Rows, Spec
 from ..nets.precision import autocast
 from ..training.checkpoint import read_state, write_state
 from ..training.fit import seed_step
@@ -27,22 +27,16 @@ from ..training.progress import progress_bar
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #e279318c
 class Verifier(nn.Module):
-    "Picture [B, 3, H, W] in [-1, 1] or log-mel [B, mels, frames] -> logits of every attribute; one network for all modalities of one shape."
+    "Prepared values [B, ...] -> logits of every attribute; one network for all modalities of the kind and shape of `spec`."
 
-    def __init__(self, shape: Sequence[int], attributes: Mapping[str, int], width: int = 48, features: int = 256):
+    def __init__(self, spec: Spec, attributes: Mapping[str, int], width: int = 48, features: int = 256):
         super().__init__()
-        *channels, height, across = shape
-        layers, fan_in, halvings = [], math.prod(channels), 3 + max(0, height.bit_length() - 5)
-        for fan_out in (width, 2 * width, *[4 * width] * (halvings - 2)):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU(),
-                       nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU(), nn.MaxPool2d(2)]
-            fan_in = fan_out
-        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(fan_in * (height >> halvings) * (across >> halvings), features), nn.ReLU())
+        self.trunk = KINDS[spec.kind].trunk(spec, width, features)
         self.heads = nn.ModuleDict({k: nn.Linear(features, n) for k, n in attributes.items()})
 
     def features(self, x: Tensor) -> Tensor:
         "Features [B, 256] of values."
-        return self.trunk((x if x.dim() == 4 else x[:, None]).contiguous(memory_format=torch.channels_last)).float()
+        return self.trunk(x).float()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         h = self.features(x)
@@ -76,15 +70,14 @@ def exact_readers(bench: Benchmark) -> dict[str, Exact]:
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #d9c2d6d4
 def augment(x: Tensor, reach: float = 1 / 16) -> Tensor:
-    "Pictures [B, 3, H, W] shifted by up to `reach` of their side (edges repeated) and stretched in contrast and colour by up to 20 percent."
-    size = x.shape[-1]
-    pad = round(reach * size)
+    "Pictures [B, C, H, W] shifted by up to `reach` of their width (edges repeated) and stretched in contrast and colour by up to 20 percent."
+    channels, *sides = x.shape[1:]
+    pad = round(reach * sides[1])
     padded = F.pad(x, (pad,) * 4, mode="replicate")
     at = torch.randint(2 * pad + 1, (len(x), 2))
-    span = torch.arange(size)
-    y, column = (at[:, i, None] + span for i in (0, 1))
+    y, column = (at[:, i, None] + torch.arange(side) for i, side in enumerate(sides))
     moved = padded[torch.arange(len(x))[:, None, None], :, y[:, :, None], column[:, None]].permute(0, 3, 1, 2)
-    return (moved * (0.8 + 0.4 * torch.rand(len(x), 3, 1, 1))).clamp(-1, 1)
+    return (moved * (0.8 + 0.4 * torch.rand(len(x), channels, 1, 1))).clamp(-1, 1)
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #a9fdf88d
 def train_verifier(bench: Benchmark, names: Sequence[str], steps: int = 2400, batch_size: int = 128, lr: float = 3e-3, seed: int = 0, width: int = 48,
@@ -96,7 +89,7 @@ def train_verifier(bench: Benchmark, names: Sequence[str], steps: int = 2400, ba
     blur = augment if spec.kind == "image" else lambda x: x
     with torch.random.fork_rng():
         seed_step(seed, 0)
-        verifier = Verifier(spec.shape, carried(bench, names[0]), width).to(memory_format=torch.channels_last)
+        verifier = Verifier(spec, carried(bench, names[0]), width).to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(verifier.parameters(), lr, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
         for step in progress_bar("judge", steps, range(steps), shown=progress):
@@ -174,9 +167,9 @@ def judge_for(bench: Benchmark, folder: str | Path | None = "results/verifiers",
     judge, alike = exact_readers(bench), {}
     for name in bench.views:
         if name not in judge: alike.setdefault((bench.specs[name].kind, bench.specs[name].shape, bench.carries[name]), []).append(name)
-    for (kind, shape, _), names in alike.items():
+    for names in alike.values():
         who = {"bench": learns_from(bench), "training": training, "version": 2} | ({"reads": names} if len(alike) > 1 else {})
-        verifier = Verifier(shape, carried(bench, names[0]), **{k: v for k, v in training.items() if k == "width"})
+        verifier = Verifier(bench.specs[names[0]], carried(bench, names[0]), **{k: v for k, v in training.items() if k == "width"})
         verifier.load_state_dict(cached(folder, who, lambda: train_verifier(bench, names, progress=progress, **training).state_dict()))
         judge |= dict.fromkeys(names, verifier.eval())
     return judge

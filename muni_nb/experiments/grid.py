@@ -99,12 +99,12 @@ class Run:
 
     def config(self) -> dict:
         "Everything that decides the figures, as JSON values; the versions stand for the code and its defaults."
-        used = {k: v for k, v in asdict(self).items() if k != "cell" and (k != "routes" or self.model in ROUTED)}
+        used = {k: v for k, v in asdict(self).items() if k != "cell" and (k != "routes" or self.model in ROUTED)} | {"sizes": self.sizes.values()}
         return json.loads(json.dumps(used | {"training_version": TRAINING_VERSION, "results_version": RESULTS_VERSION}))
 
     def identity(self, judged: bool = True) -> dict:
         "What tells runs apart: `config` less what is at its default; `judged` off: trained models."
-        parts = {"model": self.model, "seed": self.seed, "sizes": _changed(self.sizes), "recipe": _changed(self.recipe), "bench": self.bench, "training_version": TRAINING_VERSION}
+        parts = {"model": self.model, "seed": self.seed, "sizes": self.sizes.changed(), "recipe": _changed(self.recipe), "bench": self.bench, "training_version": TRAINING_VERSION}
         if self.model in ROUTED: parts["routes"] = _changed(self.routes)
         if self.options: parts["options"] = self.options
         return parts | ({"verifier": self.verifier, "evaluation": self.evaluation, "results_version": RESULTS_VERSION} | ({} if self.towers is None else {"towers": self.towers}) if judged else {})
@@ -129,7 +129,7 @@ def settings(small: bool = False, *, quick: bool = False, size: int = 16, traini
         sizes, recipe = Sizes.tiny(), Recipe(steps=training or 12, batch_size=32)
         judged = {"rows": 40, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 16}
     elif quick:
-        sizes = replace(Sizes.cpu(size), image_decoder=(32, 64), image_encoder=(24, 48, 64))
+        sizes = Sizes.cpu(size).but(image_decoder=(32, 64), image_encoder=(24, 48, 64))
         recipe = Recipe(steps=training or 1_800, batch_size=64, lr=2e-3, optimiser="muon")
         judged = {"rows": 480, "steps": 4, "guidance": 3.0, "per_class": 1_000, "probe_steps": 200}
     else:

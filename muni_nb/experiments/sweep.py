@@ -49,7 +49,7 @@ class Cost:
 def kind_of(run: Run) -> str:
     "What two runs have in common that take equally long."
     recipe = {k: v for k, v in asdict(run.recipe).items() if k != "seed"}
-    return json.dumps([run.model, asdict(run.sizes), run.options, run.bench, recipe, run.evaluation], sort_keys=True)
+    return json.dumps([run.model, run.sizes.values(), run.options, run.bench, recipe, run.evaluation], sort_keys=True)
 
 
 def pictures_of(model, run: Run) -> int:

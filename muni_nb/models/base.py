@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..data.spec import Spec
 from ..latent.subsets import pick_one
-from ..nets.build import Sizes, decoder_for, decoder_groups
+from ..nets.build import KINDS, Sizes, decoder_for, decoder_groups
 
 # %% ../../nbs/models/00_base.ipynb #22ded311
 class LatentModel(nn.Module):
@@ -58,7 +58,7 @@ class LatentModel(nn.Module):
 
     def arguments(self) -> dict:
         "The constructor's arguments besides `specs`, as JSON values."
-        return {"sizes": asdict(self.sizes)}
+        return {"sizes": self.sizes.values()}
 
     def __repr__(self):
         count = sum(p.numel() for p in self.parameters())
@@ -105,7 +105,7 @@ def decoder_terms(self: LatentModel, batch: Mapping[str, Tensor], available: Ten
 @patch
 def weigh(self: LatentModel, terms: Mapping[str, Tensor], label_weight: float) -> Tensor:
     "The sum of decoder terms, those of what is discrete (labels, captions) times `label_weight`."
-    discrete = lambda group: self.specs[self.groups[group][0]].kind in ("category", "text")
+    discrete = lambda group: KINDS[self.specs[self.groups[group][0]].kind].discrete
     return sum(v * (label_weight if discrete(g) else 1.0) for g, v in terms.items())
 
 # %% ../../nbs/models/00_base.ipynb #c9881604

@@ -23,7 +23,7 @@ from ..latent.flow import euler, path, uniform_time
 from ..latent.subsets import crossed, of_size, size_uniform
 from .base import LatentModel, ramped
 from ..nets.blocks import time_features, zero_init
-from ..nets.build import Sizes
+from ..nets.build import KINDS, Sizes
 
 # %% ../../nbs/models/06_munite.ipynb #617b804a
 class Stream(nn.Module):
@@ -32,24 +32,16 @@ class Stream(nn.Module):
 
     def __init__(self, spec: Spec, width: int, depth: int, heads: int, patches: int):
         super().__init__()
-        self.place, self.blocks = None, nn.ModuleList(nn.Identity() for _ in range(depth))
-        self.channelled = spec.kind == "audio"            # a log-mel is a picture of one channel
-        if spec.kind in ("image", "audio"):
-            channels, *sides = (1, *spec.shape) if self.channelled else spec.shape
-            side = min(sides) // patches
-            self.tokens = nn.Sequential(nn.PixelUnshuffle(side), nn.Conv2d(channels * side**2, width, 1))
-            self.place = nn.Parameter(0.02 * torch.randn(width, *(s // side for s in sides)))
-        else:
-            self.tokens = nn.Embedding(spec.classes, width)
-            if spec.kind == "text": self.place = nn.Parameter(0.02 * torch.randn(width, *spec.shape))
-        if self.place is not None:
+        self.tokens, places = KINDS[spec.kind].tokens(spec, width, patches)
+        self.place = nn.Parameter(0.02 * torch.randn(width, *places)) if places else None
+        self.blocks = nn.ModuleList(nn.Identity() for _ in range(depth))
+        if places:
             self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, activation=F.silu, batch_first=True, norm_first=True)
                                         for _ in range(depth))
         self.read = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width)) for _ in range(depth))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        h, seen = self.tokens(x[:, None] if self.channelled else x), []
-        if x.dim() == 2: h = h.mT                                     # a caption's words
+        h, seen = self.tokens(x), []
         h = h[:, None] if self.place is None else (h + self.place).flatten(2).transpose(1, 2)
         for block, read in zip(self.blocks, self.read):
             h = block(h)
@@ -118,10 +110,6 @@ class MUNITE(LatentModel):
         for name, value in options.items():
             if value < 1: raise ValueError(f"{name} must be at least 1, got {value!r}")
         if sizes.latent % registers or width % heads: raise ValueError(f"want latent divisible by registers and width by heads; got {sizes.latent}, {registers}, {width}, {heads}")
-        for spec in specs.values():
-            sides = spec.shape[-2:] if spec.kind in ("image", "audio") else (patches,)
-            if min(sides) % patches or any(s % (min(sides) // patches) for s in sides):
-                raise ValueError(f"{spec.name}: {patches} patches do not divide the shorter side of shape {spec.shape}, or their side the longer one: choose other patches")
         weights = {"reconstruction": reconstruction, "distillation": distillation, "contrastive": contrastive, "label_weight": label_weight}
         for name, value in weights.items():
             if not value >= 0: raise ValueError(f"{name} must be at least 0, got {value!r}")

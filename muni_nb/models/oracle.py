@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.spec import Spec
 from .base import LatentModel
-from ..nets.build import Sizes
+from ..nets.build import KINDS, Sizes
 
 # %% ../../nbs/models/03_oracle.ipynb #95919a48
 class Oracle(LatentModel):
@@ -22,7 +22,7 @@ class Oracle(LatentModel):
 
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes()):
         super().__init__(specs, sizes)
-        self.tables = nn.ModuleDict({k: nn.Embedding(s.classes, sizes.latent) for k, s in specs.items() if s.kind == "category"})
+        self.tables = nn.ModuleDict({k: nn.Embedding(s.classes, sizes.latent) for k, s in specs.items() if KINDS[s.kind].is_label})
 
     @property
     def reads(self) -> list[str]: return list(self.tables)

@@ -179,7 +179,7 @@ def rehearse(model: nn.Module, bench: Benchmark, steps: int = 50) -> tuple[float
     first, last = loss[:2].mean(), loss[-2:].mean()
     assert curve.notnull().all() and last < first, f"the loss did not fall: {loss}"
     with tempfile.TemporaryDirectory() as folder: twin = type(model).load(model.save(folder))
-    given = {k: torch.zeros(2, dtype=torch.int64) for k, s in bench.specs.items() if s.kind == "category"}
+    given = {k: torch.zeros(2, dtype=torch.int64) for k in bench.labels}
     for asked in (given, {}):
         one, two = (m.sample(asked, list(bench.specs), n=2, seed=0) for m in (model, twin))
         assert all(torch.equal(one[k], two[k]) for k in bench.specs) and twin.config() == model.config()

@@ -18,7 +18,7 @@ from ...latent.prior import NormalPrior
 from ..base import Part, ramped
 from ..experts import ExpertModel
 from ...nets.build import Sizes, likelihood_for
-from ...nets.image import LAWS
+from ...nets.decoders import LAWS
 
 # %% ../../../nbs/models/classical/00_base.ipynb #b3ad2c9d
 class ClassicalVAE(ExpertModel):
