@@ -24,19 +24,21 @@ def given_sets(ds: xr.Dataset) -> list[tuple[str, ...]]:
     return [() if name == "nothing" else tuple(name.split("+")) for name in names]
 
 
-def carried(ds: xr.Dataset, modalities: Sequence[str]) -> xr.DataArray:
-    "Which attributes each modality shows, bool [modality, attribute]: those of which real rows, or else draws, have an accuracy."
-    shown = ds["accuracy_real"] if "accuracy_real" in ds else ds["accuracy"]
-    others = [dim for dim in shown.dims if dim not in ("want", "attribute")]
-    known = shown.notnull().any(others).rename(want="modality").reset_coords(drop=True)
-    return known.reindex(modality=modalities, fill_value=False)
+def carried(ds: xr.Dataset, modalities: Sequence[str]) -> xr.DataArray | None:
+    "Which attributes each modality shows, bool [modality, attribute]: those of which real rows or draws have an accuracy."
+    for name in ("accuracy_real", "accuracy"):
+        if name not in ds or not {"want", "attribute"} <= set(ds[name].dims): continue
+        others = [axis for axis in ds[name].dims if axis not in ("want", "attribute")]
+        shown = ds[name].notnull().any(others).rename(want="modality").reset_coords(drop=True)
+        return shown.reindex(modality=modalities, fill_value=False)
+    return None
 
 
 def with_axes(ds: xr.Dataset) -> xr.Dataset:
     """A dataset of `evaluate`, or a gathered one, with its axes as coordinates.
 
-    `modality`: all that are given or wanted. `given_size` [given]: how many modalities a given set has; `given_mask` [given, modality]:
-    which. `carries` [modality, attribute]: what each modality shows, as far as accuracies say it."""
+    `modality`: all that are given or wanted. `given_size` [given]: how many modalities a given set has. `given_mask`
+    [given, modality]: which. `carries` [modality, attribute]: what each modality shows, as far as accuracies say it."""
     if "given_mask" in ds.coords and ds.given_mask.dtype == bool: return ds
     sets = given_sets(ds)
     wanted = ds.want.values.tolist() if "want" in ds.dims else []
@@ -46,8 +48,8 @@ def with_axes(ds: xr.Dataset) -> xr.Dataset:
         modality=modalities,
         given_size=("given", mask.sum(1)),
         given_mask=(("given", "modality"), mask))
-    if {"want", "attribute"} <= set(ds.dims): ds = ds.assign_coords(carries=carried(ds, modalities))
-    return ds
+    shown = carried(ds, modalities)
+    return ds if shown is None else ds.assign_coords(carries=shown)
 
 # %% ../../nbs/evaluation/00_declare.ipynb #f03bc71f
 def attributes_of(ds: xr.Dataset) -> list[str]:
@@ -74,8 +76,10 @@ def with_both(ds: xr.Dataset) -> list[str]:
 
 def not_carried(ds: xr.Dataset, given: str) -> list[str]:
     "The attributes that a modality does not carry."
-    if "carries" in ds.coords: return [a for a in attributes_of(ds) if not ds.carries.sel(modality=given, attribute=a)]
-    return [a for a in attributes_of(ds) if given in labels_of(ds) and a != given]
+    attributes = attributes_of(ds)
+    if "carries" not in ds.coords: return [a for a in attributes if given in attributes and a != given]
+    shown = ds.carries.sel(modality=given, attribute=attributes)
+    return [a for a, is_shown in zip(attributes, shown.values) if not is_shown]
 
 
 def alike(ds: xr.Dataset) -> bool:
