@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from ..evaluation.declare import Figure, declared, with_axes
-from .tables import ALL, check_figures, headline, one_guidance
+from .tables import ALL, headline, one_guidance
 
 # %% ../../nbs/experiments/06_figures.ipynb #70d060b4
 def show_draws(ds: xr.Dataset, cell: str, given: str = "nothing", seed: int | None = None, ax=None):
@@ -41,7 +41,7 @@ def show_draws(ds: xr.Dataset, cell: str, given: str = "nothing", seed: int | No
 
 # %% ../../nbs/experiments/06_figures.ipynb #518480dd
 def joint_draws(ds: xr.Dataset, cell: str) -> dict[str, Tensor]:
-    """The kept draws of every modality, given nothing, of one cell: those of its first seed that has some.
+    """The kept draws of every modality, given nothing, of one cell: of its first seed that has some.
 
     {name: values [N, ...]}, as `data.spec.show_rows` wants them. ValueError if there are none."""
     variables = [str(name) for name in ds.data_vars if str(name).startswith("drawn_")]
@@ -59,18 +59,16 @@ def route_bars(ds: xr.Dataset, metrics: Sequence[str] | None = None, ax=None):
     """Fractions by route, one bar a cell: mean over seeds, points are single seeds; chance dotted, real rows dashed.
 
     `metrics`: names of figures, by default those that count rows. ValueError for an unknown name. Returns the axes."""
-    h = headline(ds)
-    counted = h.metric.values[h.trials.notnull().values]
-    if metrics is not None: check_figures(metrics, ds)
-    metrics = counted.tolist() if metrics is None else [m for m in metrics if m in h.metric]
-    frame = h["value"].sel(metric=metrics).to_dataframe().reset_index().dropna(subset="value")
+    h = headline(ds, metrics=metrics)
+    if metrics is None: h = h.sel(metric=h.trials.notnull().values)
+    frame = h["value"].to_dataframe().reset_index().dropna(subset="value")
     frame["cell"] += frame.groupby("cell").seed.transform("nunique").map(" (n = {})".format)
-    ax = ax or plt.subplots(figsize=(8, 0.55 * len(metrics) + 1), dpi=90)[1]
+    ax = ax or plt.subplots(figsize=(8, 0.55 * h.metric.size + 1), dpi=90)[1]
     bars = {"y": "metric", "x": "value", "hue": "cell", "ax": ax}
     sns.barplot(frame, **bars, errorbar=None, palette="colorblind")
     sns.stripplot(frame, **bars, dodge=True, palette="dark:black", size=2.5, legend=False)
     for name, style in (("chance", ":"), ("real", "--")):
-        for i, value in enumerate(h[name].sel(metric=metrics).values):
+        for i, value in enumerate(h[name].values):
             ax.plot([value, value], [i - 0.45, i + 0.45], style, color="0.3", lw=1)
     ax.set(xlabel="fraction (dotted: chance, dashed: real rows under the same judge)", ylabel="", xlim=(0, 1.02))
     title = f"cell (n: seeds), guidance {one_guidance(ds):g}"
@@ -104,14 +102,15 @@ def size_panel(value: xr.DataArray, ideal: float, ax, legend: bool) -> None:
     ax.set(xlabel="modalities given", ylabel="", xticks=range(1, frame["size"].max() + 1))
     if not ideal: return
     ax.set_yscale("log")
-    ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
 
 # %% ../../nbs/experiments/06_figures.ipynb #b4fc046d
 PANELS = {"rate": "rate, one view", "predictive gap": "one view: predictive gap", "leakage": "leakage, one view"}
 
 
 def nats_panels(ds: xr.Dataset):
-    "Rate, predictive gap and leakage by the number of given modalities, and private R² of one view, by cell; the figure."
+    "Rate, predictive gap and leakage by the number of given modalities, and private R² of one view; the figure."
     ds = with_axes(ds)
     named = declared(ds, ALL)
     fig, axes = plt.subplots(1, 4, figsize=(11.5, 2.7), dpi=85, layout="constrained")
