@@ -80,8 +80,8 @@ def test_published_availability(bench):
 def test_benchmark_describes_itself(bench):
     assert json.loads(json.dumps(bench.config))["size"] == 16
     assert list(bench.specs) == [*VIEWS, "digit", "quadrant"] == list(bench.train.values)
-    assert bench.truth["joint"] == pytest.approx(np.log(40))
-    assert bench.truth["total_correlation"] == pytest.approx(11.067, abs=1e-3)
+    assert bench.nats["joint"] == pytest.approx(np.log(40))
+    assert bench.nats["total_correlation"] == pytest.approx(11.067, abs=1e-3)
     for name, spec in bench.specs.items():
         assert len(spec.prepare(bench.test.values[name])) == 80
     assert "400 rows" in repr(bench) and len(bench.show(4, "test").get_xticks()) == 4

@@ -108,7 +108,7 @@ def test_benchmark_describes_itself(bench):
     assert json.loads(json.dumps(bench.config)) == bench.config
     assert list(bench.specs) == list(CARRIES) == list(bench.test.values) == list(bench.carries) and bench.cells == 1728
     assert {k.split(".")[0] for k in bench.test.private} == set(CARRIES)
-    assert bench.truth["joint"] == pytest.approx(7.4547, abs=1e-4)
+    assert bench.nats["joint"] == pytest.approx(7.4547, abs=1e-4)
     ax = bench.show(3, "test")
     shown = {" ".join(t.get_text().split()) for t in ax.texts}
     assert len(shown) == 3 and shown <= set(captions(bench.test.values["text"]))

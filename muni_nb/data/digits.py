@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from .spec import Benchmark, Rows, Spec
+from .spec import Benchmark, Rows, Spec, Truth
 
 # %% ../../nbs/data/01_digits.ipynb #0515c652
 class Handwriting(NamedTuple):
@@ -232,7 +232,7 @@ def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: in
     train = draw_rows(range(rows), "train", pens["train"], size, seed, availability, style)
     draw = lambda index, split="test": draw_rows(index, split, pens[split], size, seed, "full", style)
     config = {"builder": builder, **options, "style": asdict(style), **content}
-    return Benchmark(builder, specs, train, draw(range(test_rows)), ATTRIBUTES, carries, config, draw)
+    return Benchmark(builder, specs, train, draw(range(test_rows)), ATTRIBUTES, carries, config, Truth(draw))
 
 
 def quadrant_digits(size: int = 32, rows: int = 20_000, test_rows: int = 2_000, seed: int = 0,
@@ -243,4 +243,4 @@ def quadrant_digits(size: int = 32, rows: int = 20_000, test_rows: int = 2_000, 
     ValueError on a bad option."""
     pens = {split: handwriting(split) for split in ("train", "test")}
     bench = benchmark("quadrant_digits", pens, Style(), size, rows, test_rows, seed, availability)
-    return replace(bench, lessons=lambda n: bench.draw(range(n), "train"))
+    return replace(bench, truth=Truth(bench.draw, lessons=lambda n: bench.draw(range(n), "train")))

@@ -25,7 +25,7 @@ import torchaudio
 from torch import Tensor
 
 from .digits import check, in_blocks, uniforms
-from .spec import Benchmark, Rows, Spec
+from .spec import Benchmark, Rows, Spec, Truth
 from ..nets.text import BOS, EOS, PAD, UNK
 
 # %% ../../nbs/data/05_scenes.ipynb #bac8a85e
@@ -360,5 +360,5 @@ def scenes(rows: int = 20_000, test_rows: int = 2_000, seed: int = 0, availabili
     options = {"rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability, "held_out": held_out}
     draw = lambda index, split="test": draw_rows(index, split, seed, "full", held_out)
     train = draw_rows(range(rows), "train", seed, availability, held_out)
-    return Benchmark("scenes", SPECS, train, draw(range(test_rows)), ATTRIBUTES, CARRIES, {"builder": "scenes", **options}, draw, captions,
-                     {"text": read_captions}, lambda n: draw(range(n), "judge"))
+    return Benchmark("scenes", SPECS, train, draw(range(test_rows)), ATTRIBUTES, CARRIES, {"builder": "scenes", **options},
+                     Truth(draw, lessons=lambda n: draw(range(n), "judge")), captions, {"text": read_captions})

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['published_routes', 'every_subset', 'route_name', 'read', 'all_agree', 'pair_agreement', 'joint_label', 'joint_code',
            'view_pairs', 'hits_of', 'agreement_of', 'same_given', 'independent_agreement', 'total_variation',
-           'sampling_variation', 'entropy', 'decoder_entropy', 'draw', 'coherence', 'references', 'open_figures',
-           'pair_figures', 'coherence_figures']
+           'sampling_variation', 'entropy', 'decoder_entropy', 'draw', 'kept_draws', 'coherence', 'joint_law',
+           'coherence_by_chance', 'references', 'open_figures', 'pair_figures', 'coherence_figures']
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #24540584
 import math
@@ -43,7 +43,8 @@ def read(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor]) -> dict[st
     "What generated modalities show, {attribute: {modality: int64 [B]}}; -1 where one shows nothing (a caption that is none)."
     shown: dict[str, dict[str, Tensor]] = {a: {} for a in bench.attributes}
     for name, x in drawn.items():
-        for a, value in judge[name].read(bench.specs[name].prepare(x.cpu())).items(): shown[a][name] = value
+        found = judge[name].read(bench.specs[name].prepare(x.cpu()))
+        for a in bench.carries[name]: shown[a][name] = found[a]
     return shown
 
 
@@ -147,14 +148,16 @@ def decoder_entropy(model, bench: Benchmark, judge: Judge, rows: Rows, routes: S
     """`decoder_entropy` (nats) of each attribute: `draws` decodings of each of `latents` latents of a given set, each latent by one view in turn.
 
     The given values are those of rows picked at random. `options` go to `model.decode`."""
-    views, table = bench.views, []
+    views, table = [k for k in bench.views if bench.carries[k]], []
+    if not views: return xr.Dataset()
     latents = min(latents, len(rows)) // len(views) * len(views)
     rows = rows.select(torch.randperm(len(rows))[:latents])
     for given in routes:
         z = model.infer({k: rows.values[k] for k in given}, **({} if given else {"n": latents}))
         parts = [model.decode(z[i::len(views)].repeat_interleave(draws, 0), [view], **options)[view] for i, view in enumerate(views)]
         shown = read(bench, judge, dict(zip(views, parts)))
-        table.append([torch.cat([entropy(v.view(-1, draws), n) for v in shown[a].values()]) for a, n in bench.attributes.items()])
+        nothing = torch.full((2,), math.nan, dtype=torch.float64)         # of an attribute that no view shows
+        table.append([torch.cat([entropy(v.view(-1, draws), n) for v in shown[a].values()] or [nothing]) for a, n in bench.attributes.items()])
     figures = lambda f: np.array([[f(each) for each in row] for row in table])
     nats = lambda long_name: {"units": "nats", "long_name": long_name, "n": latents, "draws": draws}
     return xr.Dataset({"decoder_entropy": (("given", "attribute"), figures(lambda each: each.mean().item()), nats("entropy of what decodings of one latent show")),
@@ -176,27 +179,47 @@ def draw(model, bench: Benchmark, rows: Rows, routes: Sequence[tuple[str, ...]],
     return drawn
 
 
+def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], keep: int = 8) -> xr.Dataset:
+    """The first `keep` rows of `draws`, to look at.
+
+    Where all views are pictures of one shape, those of the sets without a view (`picture`); otherwise those given nothing, of every
+    modality (`drawn_` and its name: pictures, tokens, log-mels)."""
+    names, views, pictures = [route_name(g) for g in draws], bench.views, {}
+    if len({(bench.specs[k].kind, bench.specs[k].shape) for k in views}) != 1:
+        stored = {k: KINDS[bench.specs[k].kind].stored(v[:keep].cpu()) for k, v in draws.get((), {}).items()}
+        told = {"units": "1", "long_name": "first draws given nothing"}
+        return xr.Dataset({f"drawn_{k}": (("draw", *(f"{k}_{i}" for i in range(1, v.dim()))), v.numpy(), told) for k, v in stored.items()})
+    for given, drawn in draws.items():
+        if not all(k in drawn for k in views): continue
+        shown = [KINDS[bench.specs[k].kind].picture(bench.specs[k].prepare(drawn[k][:keep].cpu())) for k in views]
+        if shown[0] is not None: pictures[route_name(given)] = np.stack([x.numpy() for x in shown], 1)
+    if not pictures: return xr.Dataset()
+    picture = ("given", "draw", "view", "channel", "y", "x"), np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"}
+    return xr.Dataset({"picture": picture}, coords={"given": list(pictures), "view": views}).reindex(given=names)
+
+
 @torch.no_grad()
 def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], *, keep: int = 8) -> xr.Dataset:
     """Accuracy, coherence, agreement and total variation of `draws` {given set: what `draw` returns}, with chance and real-row ceilings.
 
     What the given modalities do not carry is open: agreement, its control and total variation are of sets that leave something open to two views,
-    and of sets of labels. Total variation is that within the groups of rows that share the given labels. Where all views are pictures, `keep` rows of them are kept, of sets without one
-    (`picture`); otherwise `keep` draws given nothing, of every modality (`drawn_` and its name: pictures, tokens, log-mels)."""
+    and of sets of labels. Total variation is that within the groups of rows that share the given labels; without a truth the law of what is
+    left open is not known, and there is none. `keep`: of `kept_draws`, which is all there is of a benchmark without attributes."""
+    if not bench.attributes: return kept_draws(bench, draws, keep)
     names, wants, attributes = [route_name(g) for g in draws], list(bench.specs), [*bench.attributes, "both"]
-    views, alike = bench.views, len({(s.kind, s.shape) for k, s in bench.specs.items() if k in bench.views}) == 1   # of one kind and shape
+    views = bench.views
     size = {**bench.attributes, "both": bench.cells}
     empty = lambda *shape: np.full((len(draws), *shape, len(attributes)), np.nan)
     accuracy, agreement, control, variation, sampling = empty(len(wants)), empty(), empty(), empty(), empty()
-    coherent, strict, valid, pictures = np.full(len(attributes), np.nan), *np.full((2, len(draws), len(wants)), np.nan), {}
-    joint = {} if alike else {k: v[:keep].cpu() for k, v in draws.get((), {}).items()}
+    coherent, strict, valid = np.full(len(attributes), np.nan), *np.full((2, len(draws), len(wants)), np.nan)
     for i, (given, drawn) in enumerate(draws.items()):
         shown = read(bench, judge, drawn)
         told = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
         for (m, a), hit in hits_of(bench, shown, rows, told).items():
             if a == "strict": strict[i, wants.index(m)] = hit.mean()
             else: accuracy[i, wants.index(m), attributes.index(a)] = hit.mean()
-        for m in drawn: valid[i, wants.index(m)] = torch.stack([by[m] >= 0 for by in shown.values() if m in by]).all(0).float().mean()
+        for m in drawn:
+            if bench.carries[m]: valid[i, wants.index(m)] = torch.stack([by[m] >= 0 for by in shown.values() if m in by]).all(0).float().mean()
         pairs = view_pairs(bench, shown)
         if all(k in drawn for k in views) or any(pairs[a] for a in bench.attributes if a not in told):
             for a, (every, alike) in agreement_of(bench, shown).items():
@@ -207,10 +230,7 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
             for j, a in enumerate(attributes):
                 control[i, j] = independent_agreement(pairs[a], group)
                 open_ = [seen[a][k] for k in views if k in seen[a]] if a not in told and not (a == "both" and told) else []
-                if open_: variation[i, j], sampling[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_]), sampling_variation(within, size[a])
-        if alike and all(k in drawn for k in views):
-            shown_as = [KINDS[bench.specs[k].kind].picture(bench.specs[k].prepare(drawn[k][:keep].cpu())) for k in views]
-            if shown_as[0] is not None: pictures[names[i]] = np.stack([x.numpy() for x in shown_as], 1)
+                if open_ and bench.truth: variation[i, j], sampling[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_]), sampling_variation(within, size[a])
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     by_route = ("given", "attribute")
     ds = xr.Dataset({
@@ -223,26 +243,40 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
         "total_variation_sampling": (by_route, sampling, fraction("total variation to be expected of as many true samples")),
         "coherence": ("attribute", coherent, fraction("unconditional draws in which all modalities agree")),
     }, coords={"given": names, "want": wants, "attribute": attributes})
-    if pictures:
-        shape = ("given", "draw", "view", "channel", "y", "x")
-        ds = ds.merge(xr.Dataset({"picture": (shape, np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"})}, coords={"given": list(pictures), "view": views}), join="outer").sel(given=names)
-    for k, v in joint.items():
-        v = KINDS[bench.specs[k].kind].stored(v)
-        ds[f"drawn_{k}"] = ("draw", *(f"{k}_{i}" for i in range(1, v.dim()))), v.numpy(), {"units": "1", "long_name": "first draws given nothing"}
-    return ds.merge(references(bench, judge, rows))
+    if not bench.truth: ds = ds.drop_vars(["total_variation", "total_variation_sampling"])
+    return ds.merge(kept_draws(bench, draws, keep)).merge(references(bench, judge, rows))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f
+def joint_law(bench: Benchmark, attributes: Sequence[str]) -> Tensor:
+    "Frequencies of the combinations of some attributes among the train rows, float64 [values of the first, of the second, ...]."
+    sizes = [bench.attributes[a] for a in attributes]
+    codes = bench.codes(attributes)
+    return (codes.bincount(minlength=math.prod(sizes)).double() / len(codes)).view(sizes)
+
+
+def coherence_by_chance(bench: Benchmark, most: int = 2**20) -> dict[str, float]:
+    """Probability that modalities of independent rows agree, {attribute or "both": fraction}; "both": on all that they share.
+
+    The first may show anything: 1 / n for each further one with a truth; else measured, and NaN for more than `most` combinations."""
+    carriers = {a: sum(a in carried for carried in bench.carries.values()) for a in bench.attributes}
+    single = {a: bench.chance([a], times) for a, times in carriers.items()}
+    if bench.truth: return {**single, "both": math.prod(single.values())}
+    if bench.cells > most: return {**single, "both": math.nan}
+    place = {a: i for i, a in enumerate(bench.attributes)}
+    laws = [(joint_law(bench, carried).numpy(), [place[a] for a in carried]) for carried in bench.carries.values() if carried]
+    return {**single, "both": float(np.einsum(*(part for law in laws for part in law), [], optimize=True))}
+
+
 def references(bench: Benchmark, judge: Judge, rows: Rows) -> xr.Dataset:
     "Chance and what real rows reach: `accuracy_chance`, `accuracy_real`, `agreement_chance`, `agreement_real`, `coherence_chance`, `coherence_real`."
     attributes, wants = [*bench.attributes, "both"], list(bench.specs)
-    carriers = np.array([sum(a in carried for carried in bench.carries.values()) for a in bench.attributes])   # the first may show anything
     shown = read(bench, judge, {k: rows.values[k] for k in wants})
     real, together = hits_of(bench, shown, rows, list(bench.attributes)), agreement_of(bench, shown)
-    chance = np.array([1 / n for n in bench.attributes.values()])
-    alike = chance ** (carriers - 1)
-    both = lambda a, b: math.prod(1 / n for k, n in bench.attributes.items() if k in bench.carries[a] and k in bench.carries[b])
-    pairs = [both(a, b) for a, b in combinations(bench.views, 2) if set(bench.carries[a]) & set(bench.carries[b])]
-    chance, alike, paired = np.append(chance, chance.prod()), np.append(alike, alike.prod()), np.append(chance, np.mean(pairs) if pairs else np.nan)
+    single = [bench.chance([a]) for a in bench.attributes]
+    shared = [[a for a in bench.attributes if a in bench.carries[k] and a in bench.carries[l]] for k, l in combinations(bench.views, 2)]
+    pairs = [bench.chance(attributes) for attributes in shared if attributes]
+    chance = [*single, bench.chance(list(bench.attributes))]
+    paired, alike = [*single, np.mean(pairs) if pairs else np.nan], list(coherence_by_chance(bench).values())
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     return xr.Dataset({
         "accuracy_chance": ("attribute", chance, fraction("accuracy by chance")),

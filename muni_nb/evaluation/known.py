@@ -17,7 +17,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from ..data.digits import ATTRIBUTES, VIEWS, uniforms
-from ..data.spec import Benchmark, Rows, Spec
+from ..data.spec import Benchmark, Rows, Spec, Truth
 from ..latent.gaussian import Posterior
 from ..models.base import Given, LatentModel
 
@@ -51,7 +51,7 @@ def known_benchmark(rows: int = 2000, test_rows: int = 2000, size: int = 4, seed
         return Rows(values, shown, private, torch.ones(len(i), len(specs), dtype=torch.bool))
 
     config = {"builder": "known_benchmark", "rows": rows, "test_rows": test_rows, "size": size, "seed": seed}
-    return Benchmark("known", specs, draw(range(rows), "train"), draw(range(test_rows)), ATTRIBUTES, carries, config, draw)
+    return Benchmark("known", specs, draw(range(rows), "train"), draw(range(test_rows)), ATTRIBUTES, carries, config, Truth(draw))
 
 # %% ../../nbs/evaluation/00_known.ipynb #2267988d
 class KnownJudge:

@@ -57,7 +57,7 @@ def leaky_sets(bench: Benchmark) -> list[tuple[str, ...]]:
 def class_rows(bench: Benchmark, cell: int, n: int) -> Rows:
     "`n` test rows of one combination of attributes, that of row `cell`. ValueError if the benchmark cannot draw rows by number."
     if bench.draw is None:
-        raise ValueError(f"{bench.name} cannot draw rows of one class: give the Benchmark a `draw`, or pass sets=[] to leave leakage and private R² out")
+        raise ValueError(f"{bench.name} cannot draw rows of one class: give the Benchmark a Truth with `draw`, or pass sets=[] to leave leakage and private R² out")
     return bench.draw(range(cell, cell + n * bench.cells, bench.cells), "test")
 
 # %% ../../nbs/evaluation/04_minimality.ipynb #0ac818d2
@@ -97,7 +97,7 @@ def minimality(model, bench: Benchmark, held, rows: Rows, *, given: Sequence[tup
         "rate_leave_one_out": ((), left_out[0].mean().item(), nats("rate of leave-one-out latents, mean over the sets")),
         "rate_leave_one_out_se": ((), ((left_out[0] - left_out[1]).std() / n**0.5).item(), nats("standard error of that over rows, less the gap")),
         "rate_gap_leave_one_out": ((), left_out[1].mean().item(), nats("by how much that rate is too high for mixtures, Monte Carlo")),
-        "rate_minimal": ((), bench.truth["joint"], nats("rate of a minimal coherent code")),
+        "rate_minimal": ((), bench.nats["joint"] if bench.attributes else np.nan, nats("rate of a minimal coherent code")),
     }, coords={"given": [route_name(g) for g in given]})
     if not sets: return ds
     cells = np.linspace(0, bench.cells - 1, classes).round().astype(int).tolist()

@@ -68,21 +68,30 @@ def cross_entropy(logp: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #1c4e743a
 def left_open(bench: Benchmark, given: Sequence[str]) -> dict[str, float]:
-    "Nats: the exact entropy of each attribute, and of all (\"both\"), given the modalities `given`."
-    known = {a for k in given for a in bench.carries[k]}
-    nats = {a: 0.0 if a in known else math.log(n) for a, n in bench.attributes.items()}
-    return {**nats, "both": sum(nats.values())}
+    "Nats: the entropy of each attribute, and of all (\"both\"), given what the modalities `given` carry; measured where there is no truth."
+    known = [a for a in bench.attributes if any(a in bench.carries[k] for k in given)]
+
+    def beyond(attributes: Sequence[str]) -> float:
+        rest = [a for a in attributes if a not in known]
+        if bench.truth: return bench.entropy(rest)
+        return max(0.0, bench.entropy([*known, *rest]) - bench.entropy(known))
+
+    return {**{a: beyond([a]) for a in bench.attributes}, "both": beyond(list(bench.attributes))}
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #8f778aea
 @torch.no_grad()
 def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset:
     """`nat_value` (view): loss of a flow decoder saved by a nat of the attributes, told by all labels, over the same noise; with standard error.
 
-    Without labels told by all other views, which share nothing else with it: what these do not say of the attributes is not saved."""
+    Without labels told by all other views, which share nothing else with it: what these do not say of the attributes is not saved.
+    Views that are told of nothing that they carry are left out."""
     labels, table = bench.labels, {}
     z = model.infer({k: rows.values[k] for k in labels}) if labels else None
     for name in model.guided:
-        if not labels: z = model.infer({k: rows.values[k] for k in bench.specs if k != name})
+        tellers = labels or [k for k in bench.specs if k != name]
+        carried = [a for a in bench.carries[name] if any(a in bench.carries[k] for k in tellers)]
+        if not carried: continue
+        if not labels: z = model.infer({k: rows.values[k] for k in tellers})
         x, saved = bench.specs[name].prepare(rows.values[name]).to(z.device), []
         for seed in torch.randint(2**31, (draws,)).tolist():
             losses = []
@@ -90,9 +99,10 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
                     losses.append(model.decoder_loss(z, name, x, told=told).double())
-            saved.append((losses[0] - losses[1]) / sum(bench.truth[a] for a in bench.carries[name]))
+            saved.append((losses[0] - losses[1]) / bench.entropy(carried))
         each = torch.stack(saved).mean(0)
         table[name] = each.mean().item(), (each.std() / len(each) ** 0.5).item()
+    if not table: return xr.Dataset()
     units = {"units": "loss per nat", "n": len(rows)}
     return xr.Dataset({"nat_value": ("view", [v for v, _ in table.values()], {**units, "long_name": "flow decoder loss saved by a nat of the attributes"}),
                        "nat_value_se": ("view", [e for _, e in table.values()], {**units, "long_name": "standard error of nat_value"})}, coords={"view": list(table)})
@@ -112,13 +122,15 @@ def latents(model, rows: Rows, sets: Sequence[tuple[str, ...]], n: int = 1) -> T
 def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, steps: int = 400) -> xr.Dataset:
     """Probe and label-decoder cross-entropies (nats) and label accuracy for every given set, on the test rows of `bench`.
 
-    Probes learn from the first `rows` train rows (their availability is not asked). They take `steps` steps. `draws` of the prior are probed for ambiguity.
+    Probes learn from the first `rows` train rows (with a truth their availability is not asked; else from complete ones, and all is of complete
+    test rows). They take `steps` steps. `draws` of the prior are probed for ambiguity.
     Of a model with private latents probes read what its posterior speaks of, `model.shared` columns; its label decoders read all."""
-    sets, names, train = every_subset(bench), list(bench.specs), bench.train.select(slice(rows))
+    sets, names = every_subset(bench), list(bench.specs)
+    train, test = bench.complete(bench.train, rows), bench.complete(bench.test)
     heads = {**bench.attributes, "both": bench.cells}
     truth = lambda part, n=1: {k: v.to(model.device).repeat_interleave(n) for k, v in {**part.attributes, "both": joint_label(bench, part.attributes)}.items()}
     shared = slice(getattr(model, "shared", None))
-    seen, whole, label = latents(model, train, sets, n=3)[..., shared], latents(model, bench.test, sets), truth(bench.test)   # three: probes must not learn the noise
+    seen, whole, label = latents(model, train, sets, n=3)[..., shared], latents(model, test, sets), truth(test)   # three: probes must not learn the noise
     but_one = [sets.index(tuple(k for k in names if k != name)) for name in names]
 
     laws = torch.zeros(2, len(sets), dtype=torch.float64)                            # of the sets that each of the two probes sees
@@ -134,31 +146,31 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
     entropy, error = (torch.stack(part, 1).cpu().numpy() for part in zip(*(cross_entropy(probe(z), label[a]) for a, probe in probes.items())))
     prior = model.prior_sample(draws)[:, shared].float()
     unsure = lambda latents: (probes["both"](latents.expand(len(z), -1, -1))[-1].amax(1).exp() < AMBIGUOUS).float().mean().item()
-    nats, n = {"units": "nats"}, {"n": len(bench.test)}
+    nats, n = {"units": "nats"}, {"n": len(test)}
     by_set = ("given", "attribute")
     ds = xr.Dataset({
         "probe_cross_entropy": (by_set, entropy[:-2], {**nats, **n, "long_name": "held-out cross-entropy of a probe of z"}),
         "probe_cross_entropy_se": (by_set, error[:-2], {**nats, **n, "long_name": "standard error of probe_cross_entropy"}),
         "predictive_gap": (by_set, entropy[:-2] - np.array([list(left_open(bench, g).values()) for g in sets]),
                            {**nats, **n, "long_name": "what z leaves open beyond what its given set does"}),
-        "probe_absent": ("attribute", [math.log(c) for c in heads.values()], {**nats, "long_name": "cross-entropy if z said nothing"}),
+        "probe_absent": ("attribute", list(left_open(bench, ()).values()), {**nats, "long_name": "cross-entropy if z said nothing"}),
         "probe_leave_one_out": ("attribute", entropy[-2], {**nats, **n, "long_name": "held-out cross-entropy of a probe of leave-one-out z"}),
         "probe_leave_one_out_se": ("attribute", error[-2], {**nats, **n, "long_name": "standard error of probe_leave_one_out"}),
         "prior_ambiguous": ((), unsure(prior), {"units": "fraction", "n": draws, "long_name": f"prior draws without a combination of attributes above {AMBIGUOUS}"}),
         "posterior_ambiguous": ((), unsure(z[-2]), {"units": "fraction", **n, "long_name": f"leave-one-out latents without a combination of attributes above {AMBIGUOUS}"}),
     }, coords={"given": [route_name(g) for g in sets], "attribute": list(heads)})
-    return ds.merge(label_targets(model, bench, whole, sets)) if bench.labels else ds
+    return ds.merge(label_targets(model, bench, test, whole, sets)) if bench.labels else ds
 
 
 @torch.no_grad()
-def label_targets(model, bench: Benchmark, z: Tensor, sets: Sequence[tuple[str, ...]]) -> xr.Dataset:
-    "`label_accuracy` and `label_cross_entropy` of the model's own label decoders on latents z [sets, N, D] of the test rows."
+def label_targets(model, bench: Benchmark, rows: Rows, z: Tensor, sets: Sequence[tuple[str, ...]]) -> xr.Dataset:
+    "`label_accuracy` and `label_cross_entropy` of the model's own label decoders on latents z [sets, N, D] of `rows`."
     labels, flat = bench.labels, z.flatten(0, 1)
     drawn = model.decode(flat, labels)
-    true = {k: bench.test.values[k].to(z.device) for k in labels}
+    true = {k: rows.values[k].to(z.device) for k in labels}
     hit = torch.stack([(drawn[k].view(len(sets), -1) == true[k]).double().mean(1) for k in labels], 1)
     nats = torch.stack([model.decoder_loss(flat, k, true[k].repeat(len(sets))).view(len(sets), -1).double().mean(1) for k in labels], 1)
-    coords, n = {"given": [route_name(g) for g in sets], "label": labels}, {"n": len(bench.test)}
+    coords, n = {"given": [route_name(g) for g in sets], "label": labels}, {"n": len(rows)}
     return xr.Dataset({"label_accuracy": (("given", "label"), hit.cpu().numpy(), {"units": "fraction", **n, "long_name": "labels drawn by their decoder that are true"}),
                        "label_cross_entropy": (("given", "label"), nats.cpu().numpy(), {"units": "nats", **n, "long_name": "cross-entropy of the label decoder"})}, coords=coords)
 
