@@ -82,6 +82,7 @@ def defaults(bench):
     models = {name: type(make(bench.specs, Run(name, model=name, sizes=Sizes.tiny()))) for name, make in MODELS.items()}
     plain = lambda values: {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}
     for name, model in models.items():
+        settings |= {f"{k} of {name}": asdict(p.default) for k, p in inspect.signature(model).parameters.items() if k == "latents"}
         settings[f"arguments of {name}"] = plain({k: p.default for k, p in inspect.signature(model).parameters.items()})
         settings[f"attributes of {name}"] = plain({k: v for kind in reversed(model.__mro__) if kind.__module__.startswith("muni_nb") for k, v in vars(kind).items()})
     return json.loads(json.dumps(settings))

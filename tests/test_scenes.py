@@ -16,6 +16,7 @@ from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
 from muni_nb.experiments.grid import MODELS, Run
 from muni_nb.models.muni import MUNI
+from muni_nb.models.mld import Codes
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import Recipe, fit
 
@@ -137,10 +138,10 @@ def test_every_model_takes_pictures_captions_and_sounds(name):
     "No model knows what a modality is: the same code trains on scenes, rows of pairs too, and draws what is missing."
     some = scenes(rows=64, test_rows=8, availability="pairs")
     torch.manual_seed(0)
-    model = MODELS[name](some.specs, Run("scenes", model=name, sizes=Sizes.tiny()))
+    options = {"latents": Codes(steps=2)} if name == "MLD" else {}
+    model = MODELS[name](some.specs, Run("scenes", model=name, sizes=Sizes.tiny(), options=options))
     curves = fit(model, some, folder=None, progress=False, recipe=Recipe(steps=3, batch_size=16, warmup=0))
     assert curves.term_value.isel(step=-1).notnull().any()
-    if name == "MLD": model.latent_steps = 2
     drawn = model.eval().sample({"text": some.test.values["text"][:3]}, ["image", "audio"], 2, steps=2)
     assert {k: tuple(v.shape) for k, v in drawn.items()} == {"image": (6, 3, 32, 32), "audio": (6, 32, 64)} and all(v.isfinite().all() for v in drawn.values())
     assert model.sample({}, ["text"], 4)["text"].shape == (4, LENGTH)

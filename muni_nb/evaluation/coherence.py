@@ -6,7 +6,7 @@
 __all__ = ['published_routes', 'every_subset', 'route_name', 'read', 'all_agree', 'pair_agreement', 'joint_label', 'joint_code',
            'view_pairs', 'hits_of', 'agreement_of', 'same_given', 'independent_agreement', 'total_variation',
            'sampling_variation', 'entropy', 'decoder_entropy', 'draw', 'kept_draws', 'coherence', 'joint_law',
-           'coherence_by_chance', 'references']
+           'coherence_by_chance', 'references', 'open_figures', 'pair_figures', 'coherence_figures']
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #24540584
 import math
@@ -19,6 +19,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..data.spec import KINDS, Benchmark, Rows
+from .declare import Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both
 from .verifier import Judge
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #cc38d47f
@@ -285,3 +286,42 @@ def references(bench: Benchmark, judge: Judge, rows: Rows) -> xr.Dataset:
         "coherence_real": ("attribute", [together[a][0] for a in attributes], fraction("coherence of real rows")),
         "agreement_real": ("attribute", [together[a][1] for a in attributes], fraction("agreement of real rows")),
     }, coords={"attribute": attributes, "want": wants})
+
+# %% ../../nbs/evaluation/02_coherence.ipynb #08f3096d
+def open_figures(given: str, attribute: str) -> list[Figure]:
+    "Of an attribute that one given modality leaves open."
+    at = {"given": given, "attribute": attribute}
+    agree = f"{given} → views agree: {attribute}"
+    return [
+        Figure(agree, "coherence", "agreement", at=at, chance="agreement_chance", real="agreement_real", counted=True),
+        Figure(f"{agree}, beyond independent latents", "coherence", "agreement", at=at, less="agreement_independent", chance=0.0),
+        Figure(f"{given} → view: {attribute}, total variation", "coherence", "total_variation", at=at,
+               real="total_variation_sampling")]
+
+
+def pair_figures(ds: xr.Dataset) -> list[Figure]:
+    "From nothing, by pairs of views: where it is not labels that hold them together."
+    figures = []
+    for attribute in with_both(ds):
+        at = {"given": "nothing", "attribute": attribute}
+        figures += [
+            Figure(f"nothing → views agree: {attribute}", "coherence", "agreement", at=at,
+                   chance="agreement_chance", real="agreement_real", counted=True),
+            Figure(f"nothing → view: {attribute}, total variation", "coherence", "total_variation", at=at,
+                   real="total_variation_sampling")]
+    return figures
+
+# %% ../../nbs/evaluation/02_coherence.ipynb #e35a3c70
+def coherence_figures(ds: xr.Dataset) -> list[Figure]:
+    "The figures of what is generated together."
+    figures = []
+    for attribute in with_both(ds):
+        figures.append(Figure(f"nothing → all agree: {attribute}", "coherence", "coherence", at={"attribute": attribute},
+                              chance="coherence_chance", real="coherence_real", counted=True))
+    for given in [*views_of(ds), *labels_of(ds)]:
+        for attribute in not_carried(ds, given): figures += open_figures(given, attribute)
+    if view_by_view(ds): figures += pair_figures(ds)
+    figures.append(Figure("nothing → view: left to the decoder", "coherence", "decoder_entropy", "nats",
+                          at={"given": "nothing", "attribute": attributes_of(ds)}, total="attribute", real=0.0))
+    figures.append(Figure("ambiguous draws of the prior", "coherence", "prior_ambiguous", counted=True))
+    return figures

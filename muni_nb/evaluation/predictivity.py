@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['AMBIGUOUS', 'Probes', 'fit_probes', 'cross_entropy', 'left_open', 'nat_value', 'latents', 'predictivity',
-           'label_targets']
+           'label_targets', 'label_figures', 'number_figures', 'factor_figures', 'predictivity_figures']
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #6a1e5345
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ..data.spec import Benchmark, Rows
+from .declare import (
+    Figure, alike, attributes_of, drawn_from, labels_of, route, routes, view_by_view, views_of, with_both)
 from .coherence import every_subset, joint_label, route_name
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #e362836e
@@ -170,3 +173,54 @@ def label_targets(model, bench: Benchmark, rows: Rows, z: Tensor, sets: Sequence
     coords, n = {"given": [route_name(g) for g in sets], "label": labels}, {"n": len(rows)}
     return xr.Dataset({"label_accuracy": (("given", "label"), hit.cpu().numpy(), {"units": "fraction", **n, "long_name": "labels drawn by their decoder that are true"}),
                        "label_cross_entropy": (("given", "label"), nats.cpu().numpy(), {"units": "nats", **n, "long_name": "cross-entropy of the label decoder"})}, coords=coords)
+
+# %% ../../nbs/evaluation/03_predictivity.ipynb #d81711b5
+def label_figures(ds: xr.Dataset) -> list[Figure]:
+    "What views show of the labels given."
+    views, labels = views_of(ds), labels_of(ds)
+    told = {label: label for label in labels} | ({route(ds, labels): "both"} if len(labels) > 1 else {})
+    return [Figure(f"{given} → view: {attribute}", "predictivity", "accuracy",
+                   at={"given": given, "want": views, "attribute": attribute},
+                   chance="accuracy_chance", real="accuracy_real", counted=True) for given, attribute in told.items()]
+
+
+def number_figures(ds: xr.Dataset) -> list[Figure]:
+    "What views that are alike show of each other, by the number of those given."
+    views, figures = views_of(ds), []
+    for number, attribute in product(range(1, len(views)), with_both(ds)):
+        at = {"given": drawn_from(ds, views, number), "want": views, "attribute": attribute}
+        figures.append(Figure(f"{number} given → missing view: {attribute}", "predictivity", "accuracy", at=at,
+                              chance="accuracy_chance", real="accuracy_real", counted=True))
+    return figures
+
+
+def factor_figures(ds: xr.Dataset) -> list[Figure]:
+    "What modalities that differ show of each other: each attribute, all that they are told, and whether it can be read."
+    views, figures = views_of(ds), []
+    for number in range(len(views)):
+        for given, want in product(drawn_from(ds, views, number), views):
+            if ds.given_mask.sel(given=given, modality=want): continue
+            at, arrow = {"given": given, "want": want}, f"{given} → {want}"
+            for attribute in attributes_of(ds):
+                figures.append(Figure(f"{arrow}: {attribute}", "predictivity", "accuracy", at=at | {"attribute": attribute},
+                                      chance="accuracy_chance", real="accuracy_real", counted=True))
+            figures += [Figure(f"{arrow}: all", "predictivity", "accuracy_strict", at=at, counted=True),
+                        Figure(f"{arrow}: valid", "predictivity", "valid", at=at, counted=True)]
+    return figures
+
+# %% ../../nbs/evaluation/03_predictivity.ipynb #bb690927
+def predictivity_figures(ds: xr.Dataset) -> list[Figure]:
+    "The figures of what arrives of what was told."
+    views = views_of(ds)
+    one, two = (routes(ds, views, number) for number in (1, 2))
+    figures = label_figures(ds)
+    figures.append(Figure("two views → third: both", "predictivity", "accuracy",
+                          at={"given": two, "want": views, "attribute": "both"},
+                          chance="accuracy_chance", real="accuracy_real", counted=True))
+    if view_by_view(ds): figures += number_figures(ds) if alike(ds) else factor_figures(ds)
+    for what, given in (("one view", one), ("two views", two)):
+        figures.append(Figure(f"{what}: predictive gap", "predictivity", "predictive_gap", "nats",
+                              at={"given": given, "attribute": "both"}, chance="probe_absent", real=0.0))
+    figures.append(Figure("leave-one-out: probe", "predictivity", "probe_leave_one_out", "nats", at={"attribute": "both"},
+                          chance="probe_absent", real=0.0))
+    return figures

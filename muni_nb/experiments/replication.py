@@ -7,12 +7,13 @@ __all__ = ['further_seeds', 'replication', 'disagreements']
 
 # %% ../../nbs/experiments/05_replication.ipynb #129f6c9a
 import math
+from itertools import product
 
 import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from .figures import headline
+from .tables import headline
 
 # %% ../../nbs/experiments/05_replication.ipynb #e56bd8d8
 def further_seeds(
@@ -38,15 +39,18 @@ def replication(own: xr.Dataset, records: xr.Dataset, level: float = 0.95) -> pd
 
     Columns: cell, criterion, metric, own, seeds, recorded, low, high, records (seeds on record), inside."""
     here, there, rows = headline(own), headline(records), []
-    for cell in [c for c in map(str, here.cell.values) if c in there.cell.values]:
-        for metric in [m for m in map(str, here.metric.values) if m in there.metric.values]:
-            mine = here["value"].sel(cell=cell, metric=metric).dropna("seed")
-            theirs = there["value"].sel(cell=cell, metric=metric).dropna("seed")
-            if not mine.size or theirs.size < 2: continue
-            low, high = further_seeds(theirs, mine.size, float(there.trials.sel(metric=metric)), level)
-            value = float(mine.mean())
-            rows.append({"cell": cell, "criterion": here.criterion.sel(metric=metric).item(), "metric": metric, "own": value, "seeds": mine.size,
-                         "recorded": float(theirs.mean()), "low": low, "high": high, "records": theirs.size, "inside": low <= value <= high})
+    cells = [cell for cell in map(str, here.cell.values) if cell in there.cell]
+    metrics = [metric for metric in map(str, here.metric.values) if metric in there.metric]
+    for cell, metric in product(cells, metrics):
+        mine, theirs = (h["value"].sel(cell=cell, metric=metric).dropna("seed") for h in (here, there))
+        if not mine.size or theirs.size < 2: continue
+        low, high = further_seeds(theirs, mine.size, float(there.trials.sel(metric=metric)), level)
+        value = float(mine.mean())
+        rows.append({
+            "cell": cell, "criterion": here.criterion.sel(metric=metric).item(), "metric": metric,
+            "own": value, "seeds": mine.size,
+            "recorded": float(theirs.mean()), "low": low, "high": high, "records": theirs.size,
+            "inside": low <= value <= high})
     return pd.DataFrame(rows)
 
 
@@ -54,6 +58,11 @@ def disagreements(frame: pd.DataFrame) -> str:
     "The rows of `replication` in words (markdown): a sentence for each figure that lies outside, and how many were compared."
     if frame.empty: return "There are no records of these runs to compare with."
     outside = frame[~frame.inside]
-    lines = [f"- **{r.cell}**: {r.metric} is {r.own:.3f} here; {r.records} recorded seeds ({r.recorded:.3f}) say {r.low:.3f} to {r.high:.3f}." for r in outside.itertuples()]
-    summary = f"{len(frame) - len(outside)} of {len(frame)} figures lie where the records say a further seed lies; one in twenty is expected outside by chance."
-    return "\n".join([summary, *([""] + lines if lines else [])])
+    within = len(frame) - len(outside)
+    lines = [f"{within} of {len(frame)} figures lie where the records say a further seed lies; "
+             "one in twenty is expected outside by chance."]
+    if len(outside): lines.append("")
+    for r in outside.itertuples():
+        recorded = f"{r.records} recorded seeds ({r.recorded:.3f}) say {r.low:.3f} to {r.high:.3f}"
+        lines.append(f"- **{r.cell}**: {r.metric} is {r.own:.3f} here; {recorded}.")
+    return "\n".join(lines)

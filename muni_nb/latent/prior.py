@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .flow import SOLVERS, path, uniform_time, velocity_target
+from .flow import SOLVERS, path, solver_times, uniform_time, velocity_target
 from .gaussian import Posterior, kl_normal
 from ..nets.blocks import TimedBlock
 
@@ -133,10 +133,12 @@ class FlowPrior(nn.Module):
         return total / draws
 
     @torch.no_grad()
-    def sample(self, n: int, steps: int = 50, solver: str = "euler", told: Tensor | None = None) -> Tensor:
-        "n latents [n, D] at the floor, on the scale decoders read, under conditions `told` [n, told]. MUNI samples with 50 Euler steps (stated)."
+    def sample(self, n: int, steps: int = 50, solver: str = "euler", power: float = 1.0, told: Tensor | None = None) -> Tensor:
+        """n latents [n, D] at the floor, on the scale decoders read, under conditions `told` [n, told].
+
+        `power`: of the times, see `latent.flow.solver_times`. MUNI samples with 50 Euler steps (stated)."""
         start = torch.randn(n, self.dim, device=self.correction.last.weight.device)
-        times = torch.linspace(0, self.s_max, steps + 1, device=start.device)
+        times = solver_times(steps, self.s_max, power, start.device)
         return SOLVERS[solver](lambda z_s, s: self.velocity(z_s, s, told), start, times) / self.s_max
 
 # %% ../../nbs/latent/03_prior.ipynb #66d3787d
@@ -159,6 +161,6 @@ class NormalPrior(nn.Module):
         "Nats [B] by which a mixture's `rate` exceeds its own, see `mixture_gap`."
         return mixture_gap(posterior, draws)
 
-    def sample(self, n: int, steps: int | None = None) -> Tensor:
-        "n latents [n, D]; `steps` is accepted and idle."
+    def sample(self, n: int, **idle) -> Tensor:
+        "n latents [n, D]; the options of a flow are accepted and do not apply."
         return torch.randn(n, len(self.origin), device=self.origin.device)

@@ -7,6 +7,7 @@ __all__ = ['ConditionalMUNI']
 
 # %% ../../nbs/models/05_conditional.ipynb #1f0813aa
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..data.spec import Spec
 from ..latent.gaussian import pool
 from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS, size_uniform
+from .base import Latents
 from .experts import Experts
 from .muni import MUNI, Routes
 from ..nets.build import Sizes
@@ -22,13 +24,13 @@ from ..nets.build import Sizes
 # %% ../../nbs/models/05_conditional.ipynb #613b2d42
 class ConditionalMUNI(MUNI):
     "MUNI whose prior is told what is given (ours)."
-    latent_steps = 50   # Euler steps of the flow in generation
     stage_lr = 3.0      # factor of the learning rate in the second stage
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0, encoder_lr: float = 1.0, stage: float = 0.75):
+    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0,
+                 encoder_lr: float = 1.0, stage: float = 0.75, latents: Latents = Latents()):
         "As `MUNI`; `stage`: fraction of training after which encoders and decoders rest and the flow alone is fitted on (1: never). ValueError for one not in (0, 1]."
         if not 0 < stage <= 1: raise ValueError(f"stage is a fraction of training in (0, 1], got {stage!r}")
-        super().__init__(specs, routes, sizes, max_logsnr, encoder_lr)
+        super().__init__(specs, routes, sizes, max_logsnr, encoder_lr, latents)
         self.stage, self.stages = stage, {stage: self.stage_lr} if stage < 1 else {}
         self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr, told=2 * sizes.latent + 1)
 
@@ -63,4 +65,4 @@ class ConditionalMUNI(MUNI):
         "n latents for each row of `given`, adjacent: [B * n, D], from the flow told what the row is given. Posterior draws are what `draw` returns."
         experts = self.encoded(given, present)
         told = self.told(experts.mean, experts.logvar, experts.mask).repeat_interleave(n, 0)
-        return self.prior.sample(len(told), self.latent_steps, told=told)
+        return self.prior.sample(len(told), **asdict(self.latents), told=told)

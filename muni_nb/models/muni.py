@@ -18,7 +18,7 @@ from ..data.spec import Spec
 from ..latent.gaussian import POOLINGS, Posterior, pool
 from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS, crossed
-from .base import ramped
+from .base import Latents, ramped
 from .experts import ExpertModel
 from ..nets.build import Sizes
 
@@ -64,13 +64,14 @@ PEERS = {
 # %% ../../nbs/models/02_muni.ipynb #fb3f87b4
 class MUNI(ExpertModel):
     "Multimodal unified latent diffusion over the modalities `specs`: encoders, decoders and one flow prior, trained together."
-    settings = {**ExpertModel.settings, "routes": Routes}
+    settings = {**ExpertModel.settings, "routes": Routes, "latents": Latents}
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0, encoder_lr: float = 1.0):
-        "`max_logsnr`: of the noise floor, see `latent.prior`; `encoder_lr`: factor of the encoders' learning rate."
+    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0,
+                 encoder_lr: float = 1.0, latents: Latents = Latents()):
+        "`max_logsnr`: of the noise floor, see `latent.prior`; `encoder_lr`: factor of the encoders' learning rate; `latents`: how the prior is sampled."
         if not encoder_lr > 0: raise ValueError(f"encoder_lr must be positive, got {encoder_lr!r}")
         super().__init__(specs, sizes)
-        self.routes, self.max_logsnr, self.encoder_lr = routes, max_logsnr, encoder_lr
+        self.routes, self.max_logsnr, self.encoder_lr, self.latents = routes, max_logsnr, encoder_lr, latents
         self.encoders.lr_scale = encoder_lr                    # see training.fit
         self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr)
 
@@ -78,7 +79,8 @@ class MUNI(ExpertModel):
     def pooling(self) -> str: return self.routes.pooling
 
     def arguments(self) -> dict:
-        return {**super().arguments(), "routes": asdict(self.routes), "max_logsnr": self.max_logsnr, "encoder_lr": self.encoder_lr}
+        return {**super().arguments(), "routes": asdict(self.routes), "max_logsnr": self.max_logsnr, "encoder_lr": self.encoder_lr,
+                "latents": asdict(self.latents)}
 
     def __repr__(self):
         return f"{super().__repr__()}\n  {self.routes}\n  {self.sizes}"

@@ -10,7 +10,7 @@ __all__ = ['Stream', 'Streams', 'split_heads', 'attention', 'RegisterBlock', 'MU
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.spec import Rows, Spec
-from ..latent.flow import euler, path, uniform_time
+from ..latent.flow import SOLVERS, path, solver_times, uniform_time
 from ..latent.subsets import crossed, of_size, size_uniform
-from .base import LatentModel, ramped
+from .base import LatentModel, Latents, ramped
 from ..nets.blocks import time_features, zero_init
 from ..nets.build import KINDS, Sizes
 
@@ -96,17 +96,17 @@ class MUNITE(LatentModel):
 
     Stated: losses, two of their weights and temperature, stop-gradients, separate streams. Ours: widths (published: 256, 7 blocks, 8 heads), one register (4), averages, weight and ramp of distillation."""
     lr_scale = 3.0      # of its learning rate, see training.fit
-    latent_steps = 50   # Euler steps from noise to latent (stated)
-    latent_power = 3.0  # their times are 1 - (1 - k / steps)^power (ours; 1: evenly spaced)
-    teacher_steps = 4   # those of the teacher of rows that lack a modality (stated)
+    settings = {**LatentModel.settings, "latents": Latents}
 
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), registers: int = 1, width: int = 80, depth: int = 3, heads: int = 4,
                  patches: int = 4, reconstruction: float = 1.0, distillation: float = 64.0, contrastive: float = 0.1, temperature: float = 0.1,
-                 label_weight: float = 5.0, ramp: float = 0.5, detach: bool = True, full_only: bool = False, crossed: float = 0.0):
+                 label_weight: float = 5.0, ramp: float = 0.5, detach: bool = True, full_only: bool = False, crossed: float = 0.0,
+                 teacher_steps: int = 4, latents: Latents = Latents(power=3.0)):
         """`registers`: they share the `sizes.latent` dimensions; `patches`: along the shorter side of a picture or log-mel; `reconstruction`, `distillation`, `contrastive`: weights
         of the losses; `label_weight`: as in MUNI's routes; `ramp`: fraction of training over which distillation's weight rises from 0; `detach`: a target's own stream learns nothing from its reconstruction; `full_only`: distil from
-        complete rows alone; `crossed`: fraction of rows whose shown subset is drawn without the target (stated for image, text, audio: 0.5). ValueError for a wrong value."""
-        options = {"registers": registers, "width": width, "depth": depth, "heads": heads, "patches": patches}
+        complete rows alone; `crossed`: fraction of rows whose shown subset is drawn without the target (stated for image, text, audio: 0.5); `teacher_steps`: Euler steps of the teacher of
+        rows that lack a modality (stated); `latents`: how latents are drawn (50 steps: stated, their spacing: ours). ValueError for a wrong value."""
+        options = {"registers": registers, "width": width, "depth": depth, "heads": heads, "patches": patches, "teacher_steps": teacher_steps}
         for name, value in options.items():
             if value < 1: raise ValueError(f"{name} must be at least 1, got {value!r}")
         if sizes.latent % registers or width % heads: raise ValueError(f"want latent divisible by registers and width by heads; got {sizes.latent}, {registers}, {width}, {heads}")
@@ -117,6 +117,7 @@ class MUNITE(LatentModel):
         for name, value in {"ramp": ramp, "crossed": crossed}.items():
             if not 0 <= value <= 1: raise ValueError(f"{name} is a fraction, got {value!r}")
         super().__init__(specs, sizes)
+        self.latents = latents
         self.options = {**options, **weights, "temperature": temperature, "ramp": ramp, "detach": detach, "full_only": full_only, "crossed": crossed}
         self.streams = nn.ModuleDict({k: Stream(s, width, depth, heads, patches) for k, s in specs.items()})
         self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
@@ -125,7 +126,7 @@ class MUNITE(LatentModel):
         self.blocks = nn.ModuleList(RegisterBlock(width, heads, time=64) for _ in range(depth))
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, sizes.latent // registers)
 
-    def arguments(self) -> dict: return {**super().arguments(), **self.options}
+    def arguments(self) -> dict: return {**super().arguments(), **self.options, "latents": asdict(self.latents)}
 
 # %% ../../nbs/models/06_munite.ipynb #15153077
 @patch
@@ -160,12 +161,12 @@ def predict(self: MUNITE, w: Tensor, t: Tensor, streams: Streams, subset: Tensor
 
 # %% ../../nbs/models/06_munite.ipynb #bc2c1903
 @patch
-def integrate(self: MUNITE, w: Tensor, streams: Streams, subset: Tensor, end: Tensor, steps: int, power: float = 1.0) -> Tensor:
-    "States [B, P, D] at times `end` [B, P], by Euler steps from noise w [B, P, D] at time 0; after k steps 1 - (1 - k / steps)^power of the way is done."
+def integrate(self: MUNITE, w: Tensor, streams: Streams, subset: Tensor, end: Tensor, how: Latents) -> Tensor:
+    "States [B, P, D] at times `end` [B, P], from noise w [B, P, D] at time 0."
     def velocity(w: Tensor, part: Tensor) -> Tensor:
         t = part[:, None] * end
         return (end / (1 - t))[:, :, None] * (self.predict(w, t, streams, subset) - w)
-    return euler(velocity, w, 1 - torch.linspace(1, 0, steps + 1, device=w.device) ** power)
+    return SOLVERS[how.solver](velocity, w, solver_times(how.steps, power=how.power, device=w.device))
 
 
 @patch
@@ -174,7 +175,6 @@ def infer(self: MUNITE, given: Mapping[str, Tensor], n: int = 1, present: Mappin
     """n latents for each row of `given`, adjacent: [B * n, D]. Drawn given what is `present`, from nothing if nothing is; encoded where all is.
 
     `chunk` latents are worked on at once."""
-    if self.latent_steps < 1: raise ValueError(f"latent_steps must be at least 1, got {self.latent_steps!r}")
     values, mask = self.prepare(given, present)
     draws = torch.arange(len(mask), device=self.device).repeat_interleave(n)
     z = torch.randn(len(draws), 1, self.sizes.latent, device=self.device)
@@ -183,7 +183,7 @@ def infer(self: MUNITE, given: Mapping[str, Tensor], n: int = 1, present: Mappin
             rows, place = draws[part].unique(return_inverse=True)
             streams = self.look({k: v[rows] for k, v in values.items()}, mask[rows]).rows(place)
             subset, time = streams.mask[:, None], torch.full((len(part), 1), 0.0 if full else 1.0, device=self.device)
-            z[part] = self.predict(z[part], time, streams, subset) if full else self.integrate(z[part], streams, subset, time, self.latent_steps, self.latent_power)
+            z[part] = self.predict(z[part], time, streams, subset) if full else self.integrate(z[part], streams, subset, time, self.latents)
     return z[:, 0]
 
 
@@ -210,7 +210,7 @@ def teach(self: MUNITE, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
     for rows, complete in ((full, True), (~full, False)):
         if not rows.any() or not complete and self.options["full_only"]: continue
         seen, w, t = streams.rows(rows), noise[rows, None], time[rows, None]
-        if not complete: w = self.integrate(w, seen, seen.mask[:, None], t, self.teacher_steps)
+        if not complete: w = self.integrate(w, seen, seen.mask[:, None], t, Latents(self.options["teacher_steps"]))
         target[rows] = self.predict(w, torch.zeros_like(t) if complete else t, seen, seen.mask[:, None])[:, 0]
         state[rows] = path(target[rows], noise[rows], time[rows]) if complete else w[:, 0]
     return state, time, target
@@ -285,3 +285,10 @@ def query_dependence(self: MUNITE, rows: Rows, queries: int = 8) -> float:
     if queries < 2 or len(rows) < 2 or not rows.available.all(): raise ValueError(f"want at least 2 queries and 2 rows with all modalities; got {queries} and {rows}")
     w = self.infer({k: rows.values[k] for k in self.names}, queries).view(len(rows), queries, -1)
     return (w.var(1).sum(1).mean() / w.mean(1).var(0).sum()).item()
+
+
+@patch
+def own_figures(self: MUNITE, rows: Rows) -> dict[str, tuple[float, dict]]:
+    "`query_dependence`."
+    attributes = {"units": "1", "n": len(rows), "long_name": "variance of encodings over queries, relative to that over rows"}
+    return {"query_dependence": (self.query_dependence(rows), attributes)}
