@@ -119,7 +119,8 @@ def test_identity_differs_when_data_differ():
     one, changed = columns(), columns()
     changed["photo"][5, 0, 0, 0] += 1
     others = [changed, {**one, "caption": [*one["caption"][:-1], None]}, {**one, "feature": one["feature"].astype(np.float64)}, columns(1)]
-    told = [config(one), *map(config, others), config(one, seed=1), config(one, held_out=0.2), config(one, {"mood": one["label"]}), config(one, carries={"photo": ()})]
+    told = [config(one), *map(config, others), config(one, seed=1), config(one, held_out=0.2), config(one, {"mood": one["label"]}),
+            config(one, carries={"photo": ()}), config(one, max_length=5)]
     assert len(set(told)) == len(told) and config(columns()) == told[0] == config(one, name="another name")
 
 
