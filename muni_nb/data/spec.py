@@ -87,8 +87,8 @@ class Truth:
 
     That there is one states that attributes are uniform and independent, that modalities are independent given them,
     that rows i and i + cells have the same attributes, and that values of unobserved modalities are true all the same."""
-    draw: Callable[[Sequence[int], str], Rows] | None = None   # rows by number and split, also beyond those of the tables
-    lessons: Callable[[int], Rows] | None = None               # so many rows for judges to learn from, if not the train rows
+    draw: Callable[[Sequence[int], str], Rows] | None = None   # rows by number and split, also beyond the tables
+    lessons: Callable[[int], Rows] | None = None               # rows for judges to learn from, if not the train rows
 
 # %% ../../nbs/data/00_spec.ipynb #929f006e
 def frequencies(codes: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Benchmark:
     truth: Truth | None = None             # of generated rows
     decode: Callable[[Tensor], list[str]] | None = None        # token ids [N, L] to captions, if there is text
     reads: Mapping[str, Callable[[Tensor], dict[str, Tensor]]] = field(default_factory=dict)   # modality -> what its values show, where that needs no judge; -1: nothing
-    restore: Mapping[str, Callable[[Tensor], object]] = field(default_factory=dict)            # modality -> its values, as rows hold or models draw them, as they were given
+    restore: Mapping[str, Callable[[Tensor], object]] = field(default_factory=dict)   # modality -> its values, drawn or held, as they were given
 
     @property
     def labels(self) -> list[str]:
@@ -143,7 +143,7 @@ class Benchmark:
         return math.prod(self.attributes.values())
 
     def observed(self, rows: Rows, names: Iterable[str], attributes: Iterable[str] = (), most: int | None = None) -> Tensor | slice:
-        """Where modalities `names` are observed and `attributes` known, the first `most` of such rows: an index for `Rows.select`.
+        """An index of the first `most` rows in which modalities `names` are observed and `attributes` known.
 
         With a truth every row: what is not observed is there all the same."""
         if self.truth: return slice(most)
@@ -153,11 +153,11 @@ class Benchmark:
         return there.nonzero()[:most, 0]
 
     def complete(self, rows: Rows, most: int | None = None) -> Rows:
-        "The first `most` rows in which every modality is observed and every attribute known; with a truth, of all rows."
+        "The first `most` rows in which every modality is observed and every attribute known; with a truth, all are."
         return rows.select(self.observed(rows, self.specs, self.attributes, most))
 
     def codes(self, attributes: Sequence[str]) -> Tensor:
-        "Some attributes as one number, below the product of their numbers of values, of the train rows in which all are known."
+        "Some attributes as one number below the product of their numbers of values, of train rows in which all are known."
         code = torch.zeros(len(self.train), dtype=torch.int64)
         for a in attributes: code = code * self.attributes[a] + self.train.attributes[a]
         return code[self.observed(self.train, (), attributes)]

@@ -186,16 +186,19 @@ def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Te
     modality (`drawn_` and its name: pictures, tokens, log-mels)."""
     names, views, pictures = [route_name(g) for g in draws], bench.views, {}
     if len({(bench.specs[k].kind, bench.specs[k].shape) for k in views}) != 1:
-        stored = {k: KINDS[bench.specs[k].kind].stored(v[:keep].cpu()) for k, v in draws.get((), {}).items()}
-        told = {"units": "1", "long_name": "first draws given nothing"}
-        return xr.Dataset({f"drawn_{k}": (("draw", *(f"{k}_{i}" for i in range(1, v.dim()))), v.numpy(), told) for k, v in stored.items()})
+        told, ds = {"units": "1", "long_name": "first draws given nothing"}, xr.Dataset()
+        for k, v in draws.get((), {}).items():
+            stored = KINDS[bench.specs[k].kind].stored(v[:keep].cpu()).numpy()
+            ds[f"drawn_{k}"] = ("draw", *(f"{k}_{i}" for i in range(1, stored.ndim))), stored, told
+        return ds
     for given, drawn in draws.items():
         if not all(k in drawn for k in views): continue
         shown = [KINDS[bench.specs[k].kind].picture(bench.specs[k].prepare(drawn[k][:keep].cpu())) for k in views]
         if shown[0] is not None: pictures[route_name(given)] = np.stack([x.numpy() for x in shown], 1)
     if not pictures: return xr.Dataset()
-    picture = ("given", "draw", "view", "channel", "y", "x"), np.stack(list(pictures.values())), {"units": "1", "long_name": "first rows of the views, as drawn"}
-    return xr.Dataset({"picture": picture}, coords={"given": list(pictures), "view": views}).reindex(given=names)
+    axes, told = ("given", "draw", "view", "channel", "y", "x"), {"units": "1", "long_name": "first rows of the views, as drawn"}
+    ds = xr.Dataset({"picture": (axes, np.stack(list(pictures.values())), told)}, coords={"given": list(pictures), "view": views})
+    return ds.reindex(given=names)
 
 
 @torch.no_grad()
@@ -219,7 +222,8 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
             if a == "strict": strict[i, wants.index(m)] = hit.mean()
             else: accuracy[i, wants.index(m), attributes.index(a)] = hit.mean()
         for m in drawn:
-            if bench.carries[m]: valid[i, wants.index(m)] = torch.stack([by[m] >= 0 for by in shown.values() if m in by]).all(0).float().mean()
+            said = [by[m] >= 0 for by in shown.values() if m in by]
+            if said: valid[i, wants.index(m)] = torch.stack(said).all(0).float().mean()
         pairs = view_pairs(bench, shown)
         if all(k in drawn for k in views) or any(pairs[a] for a in bench.attributes if a not in told):
             for a, (every, alike) in agreement_of(bench, shown).items():
@@ -230,7 +234,9 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
             for j, a in enumerate(attributes):
                 control[i, j] = independent_agreement(pairs[a], group)
                 open_ = [seen[a][k] for k in views if k in seen[a]] if a not in told and not (a == "both" and told) else []
-                if open_ and bench.truth: variation[i, j], sampling[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_]), sampling_variation(within, size[a])
+                if not open_ or not bench.truth: continue
+                variation[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_])
+                sampling[i, j] = sampling_variation(within, size[a])
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     by_route = ("given", "attribute")
     ds = xr.Dataset({

@@ -31,7 +31,7 @@ MOST = 4096    # combinations of attributes for a probe of all together
 
 
 def as_read(bench: Benchmark, judge: Judge) -> tuple[Benchmark, Benchmark]:
-    "The benchmark with those attributes alone that some reader shows; and the same, modalities carrying only what their reader shows."
+    "The benchmark with the attributes that some reader shows; and the same, modalities carrying what their reader shows."
     shown = {}
     for k, spec in bench.specs.items():
         found = judge[k].read(spec.prepare(bench.test.values[k][:1]))
@@ -45,18 +45,25 @@ def as_read(bench: Benchmark, judge: Judge) -> tuple[Benchmark, Benchmark]:
 def few(bench: Benchmark, rows: Rows) -> str:
     "What is wrong with rows of which fewer than LEAST are complete; empty if there are enough, or a truth."
     found = len(rows.available[bench.observed(rows, bench.specs, bench.attributes)])
-    return "" if bench.truth or found >= LEAST else f"only {found} of {len(rows):,} rows have every modality and attribute, want {LEAST}"
+    if bench.truth or found >= LEAST: return ""
+    return f"only {found} of {len(rows):,} rows have every modality and attribute, want {LEAST}"
 
 
 def unprobed(bench: Benchmark) -> str:
     "Why latents cannot be probed for attributes; empty if they can."
     if not bench.attributes: return "no reader shows an attribute"
-    if bench.cells > MOST: return f"the attributes have {bench.cells:,} combinations, probes read {MOST:,}: name fewer"
+    if bench.cells > MOST: return f"attributes have {bench.cells:,} combinations, probes read {MOST:,}: name fewer"
     return few(bench, bench.train)
 
 
-def wanting(bench: Benchmark, known: Benchmark, seen: Benchmark, judge: Judge, routes: Sequence[tuple[str, ...]]) -> dict[str, str]:
-    "{figure: why it cannot be had} of a benchmark, what is `known` of it and what is `seen`, see `as_read`."
+def wanting(
+    bench: Benchmark,
+    known: Benchmark,     # both of `as_read`
+    seen: Benchmark,
+    judge: Judge,
+    routes: Sequence[tuple[str, ...]],
+) -> dict[str, str]:
+    "{figure: why it cannot be had}."
     lost = {}
     if why := few(known, known.test): lost["coherence, predictivity, minimality"] = why
     elif why := unprobed(known): lost["predictivity" if known.attributes else "coherence, predictivity"] = why
@@ -65,7 +72,8 @@ def wanting(bench: Benchmark, known: Benchmark, seen: Benchmark, judge: Judge, r
         if a not in known.attributes: lost[f"attribute {a}"] = "no reader shows it"
     for k in known.views:
         if missing := [a for a in known.carries[k] if a not in seen.carries[k]]:
-            lost[f"{', '.join(missing)} of {k}"] = unlearnable(bench, k).removeprefix(f"{k}: ") or "its reader does not show it"
+            why = unlearnable(bench, k).removeprefix(f"{k}: ")
+            lost[f"{', '.join(missing)} of {k}"] = why or "its reader does not show it"
         if isinstance(judge[k], Exact) and not bench.truth: lost[f"frechet, kid of {k}"] = "its reader has no features"
     if not bench.truth: lost["total_variation"] = "the law of what is left open is not known"
     if not bench.draw: lost["copies, leakage, private_r2"] = "no further rows can be drawn: there is no Truth with `draw`"
@@ -75,11 +83,10 @@ def wanting(bench: Benchmark, known: Benchmark, seen: Benchmark, judge: Judge, r
 @torch.no_grad()
 def judge_draws(model, bench: Benchmark, judge: Judge, rows: int, routes: Sequence[tuple[str, ...]], seed: int = 0, towers: Towers | None = None,
                 tick: Callable[[int], object] = lambda parts: None, **options) -> xr.Dataset:
-    """Coherence of `routes` on the first `rows` complete test rows, decoder entropy of routes that give labels or nothing, fidelity of draws from
-    nothing; with `towers`, alignment.
+    """Coherence of `routes` on the first `rows` complete test rows, and fidelity of draws from nothing.
 
-    With too `few` complete rows fidelity alone. `tick` is told of every route drawn, as many parts as it has modalities to draw.
-    `options`: of the decoder."""
+    Also decoder entropy of routes that give labels or nothing and, with `towers`, alignment. With too `few` complete rows
+    fidelity alone. `tick` is told of every route drawn, as many parts as it has modalities to draw. `options`: of the decoder."""
     torch.manual_seed(seed)
     test, labels = bench.complete(bench.test, rows), set(bench.labels)
     parts, open_ = [], [g for g in routes if set(g) <= labels]
@@ -95,8 +102,9 @@ def judge_draws(model, bench: Benchmark, judge: Judge, rows: int, routes: Sequen
 # %% ../../nbs/evaluation/07_report.ipynb #9c8bb959
 @torch.no_grad()
 def judge_latents(model, bench: Benchmark, rows: int, per_class: int = 2000, probe_steps: int = 400) -> xr.Dataset:
-    """Predictivity and minimality: rates on the first `rows` complete test rows, probes on all of them, leakage on `per_class` fresh rows of each
-    of four classes. Where latents cannot be probed, see `unprobed`, rates alone."""
+    """Predictivity and minimality; where latents cannot be probed (see `unprobed`) rates alone.
+
+    Rates are of the first `rows` complete test rows, probes of all of them, leakage of `per_class` fresh rows of each of four classes."""
     test = bench.complete(bench.test, rows)
     parts = [] if unprobed(bench) else [predictivity(model, bench, steps=probe_steps)]
     parts.append(minimality(model, bench, model.encoded(test.values), test, sets=None if bench.draw and per_class else [], per_class=per_class))
@@ -120,8 +128,8 @@ def evaluate(model, bench: Benchmark, judge: Judge, *, rows: int = 1000, routes:
     `precision`: of the networks, see nets.precision. `progress`: show how far it is. `latents` off: draws alone are judged.
     `per_class`: rows behind leakage. `probe_steps`: of the probes' training. `towers`: for alignment scores, of a benchmark of pictures, captions and sounds.
 
-    Without a truth, on complete test rows (fidelity: on those that have the view), entropies and chance are measured from the train rows; what
-    cannot be had is named in the attribute `left_out`, {what: why} as JSON, and printed."""
+    Without a truth it is of complete test rows (fidelity: of those that have the view), and entropies and chance are measured
+    from the train rows. What cannot be had is named in the attribute `left_out`, {what: why} as JSON, and printed."""
     began = time.perf_counter()
     if routes is None:
         routes = [g for g in published_routes(bench) if set(g) <= set(model.reads) and set(g) < set(bench.specs)]

@@ -85,8 +85,8 @@ def train_verifier(bench: Benchmark, names: Sequence[str], steps: int = 2400, ba
                    rows: int = 20_000, precision: str = "auto", progress: bool = True) -> Verifier:
     """A verifier of the modalities `names`, alike in kind and shape, for the attributes that they carry.
 
-    It learns from the benchmark's train rows or, where the benchmark has `lessons`, from `rows` of these: of each modality from those in which
-    it is observed and its attributes known. `precision`: see nets.precision."""
+    It learns from the benchmark's train rows or, where the benchmark has `lessons`, from `rows` of these: of each modality
+    from those in which it is observed and its attributes known. `precision`: see nets.precision."""
     spec, table = bench.specs[names[0]], bench.lessons(rows) if bench.lessons else bench.train
     number = [torch.arange(len(table))[bench.observed(table, [name], bench.carries[name])] for name in names]
     most = max(map(len, number))
@@ -118,13 +118,14 @@ def unreadable(spec: Spec) -> str:
 def unlearnable(bench: Benchmark, name: str) -> str:
     "Why no verifier can learn to read a modality; empty if one can."
     if not bench.carries[name]: return f"{name}: it carries no attribute"
-    there = torch.arange(len(bench.train))[bench.observed(bench.train, [name], bench.carries[name])]
-    return unreadable(bench.specs[name]) or ("" if len(there) else f"{name}: no train row has it with {', '.join(bench.carries[name])}")
+    if why := unreadable(bench.specs[name]): return why
+    there = bench.train.available[bench.observed(bench.train, [name], bench.carries[name])]
+    return "" if len(there) else f"{name}: no train row has it with {', '.join(bench.carries[name])}"
 
 
 @torch.no_grad()
 def unread(bench: Benchmark, name: str, rows: int = 1000, width: int = 48) -> Verifier | Exact:
-    "What stands for the verifier of a modality that shows no attribute: it reads nothing, but has features, if its kind has any."
+    "What stands for the verifier of a modality that shows no attribute: it reads nothing, but has features if its kind has."
     spec = bench.specs[name]
     if unreadable(spec): return Exact(lambda x: {})
     with torch.random.fork_rng():
