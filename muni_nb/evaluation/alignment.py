@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ..data.spec import Benchmark, Rows, Spec
 from .declare import Figure
 from .coherence import route_name
+from ..latent.contrast import info_nce
 from .verifier import cached, learns_from
 from ..nets.precision import autocast
 from ..nets.text import BOS, EOS, PAD
 from ..training.progress import progress_bar
-from ..models.munite import info_nce
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #ef294b38
 def paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
