@@ -23,7 +23,7 @@ from .coherence import coherence, decoder_entropy, draw, published_routes, route
 from .fidelity import fidelity
 from .minimality import minimality
 from .predictivity import nat_value, predictivity
-from .verifier import Exact, Judge, unreadable, verifier_error
+from .verifier import Exact, Judge, unlearnable, verifier_error
 
 # %% ../../nbs/evaluation/07_report.ipynb #33d99591
 LEAST = 20     # complete rows for anything but fidelity
@@ -54,7 +54,7 @@ def wanting(bench: Benchmark, known: Benchmark, seen: Benchmark, judge: Judge) -
         if a not in known.attributes: lost[f"attribute {a}"] = "no reader shows it"
     for k in known.views:
         if missing := [a for a in known.carries[k] if a not in seen.carries[k]]:
-            lost[f"{', '.join(missing)} of {k}"] = unreadable(bench.specs[k]) or "its reader does not show it"
+            lost[f"{', '.join(missing)} of {k}"] = unlearnable(bench, k).removeprefix(f"{k}: ") or "its reader does not show it"
         if isinstance(judge[k], Exact) and not bench.truth: lost[f"frechet, kid of {k}"] = "its reader has no features"
     if not bench.truth: lost["total_variation"] = "the law of what is left open is not known"
     if not bench.draw: lost["copies, leakage, private_r2"] = "no further rows can be drawn: there is no Truth with `draw`"

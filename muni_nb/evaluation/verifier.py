@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Judge', 'SHIPPED', 'Verifier', 'Exact', 'carried', 'exact_readers', 'augment', 'train_verifier', 'unreadable',
-           'unread', 'verifier_error', 'learns_from', 'checksum', 'write_judge', 'read_judge', 'cached', 'judge_for']
+           'unlearnable', 'unread', 'verifier_error', 'learns_from', 'checksum', 'write_judge', 'read_judge', 'cached',
+           'judge_for']
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #cb7f19f0
 import hashlib
@@ -84,11 +85,11 @@ def train_verifier(bench: Benchmark, names: Sequence[str], steps: int = 2400, ba
                    rows: int = 20_000, precision: str = "auto", progress: bool = True) -> Verifier:
     """A verifier of the modalities `names`, alike in kind and shape, for the attributes that they carry.
 
-    It learns from the benchmark's train rows or, where the benchmark has `lessons`, from `rows` of these: from those in which `names` are
-    observed and their attributes known. `precision`: see nets.precision. ValueError if there is no such row."""
+    It learns from the benchmark's train rows or, where the benchmark has `lessons`, from `rows` of these: of each modality from those in which
+    it is observed and its attributes known. `precision`: see nets.precision."""
     spec, table = bench.specs[names[0]], bench.lessons(rows) if bench.lessons else bench.train
-    number = torch.arange(len(table))[bench.observed(table, names, carried(bench, names[0]))]
-    if not len(number): raise ValueError(f"no train row has {', '.join(names)} with {', '.join(bench.carries[names[0]])}: say by `carries` what they do carry")
+    number = [torch.arange(len(table))[bench.observed(table, [name], bench.carries[name])] for name in names]
+    most = max(map(len, number))
     blur = augment if spec.kind == "image" else lambda x: x
     with torch.random.fork_rng():
         seed_step(seed, 0)
@@ -97,7 +98,8 @@ def train_verifier(bench: Benchmark, names: Sequence[str], steps: int = 2400, ba
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
         for step in progress_bar("judge", steps, range(steps), shown=progress):
             seed_step(seed, step + 1)
-            row, view = number[torch.randint(len(number), (batch_size,))], torch.randint(len(names), (batch_size,))
+            place, view = torch.randint(most, (batch_size,)), torch.randint(len(names), (batch_size,))
+            row = torch.stack([number[v][p % len(number[v])] for p, v in zip(place, view)])
             x = torch.stack([table.values[names[v]][r] for r, v in zip(row.tolist(), view.tolist())])
             with autocast(precision):
                 logits = verifier(blur(spec.prepare(x)))
@@ -111,6 +113,13 @@ def unreadable(spec: Spec) -> str:
     try: KINDS[spec.kind].trunk(spec, 1, 1)
     except ValueError as error: return str(error)
     return ""
+
+
+def unlearnable(bench: Benchmark, name: str) -> str:
+    "Why no verifier can learn to read a modality; empty if one can."
+    if not bench.carries[name]: return f"{name}: it carries no attribute"
+    there = torch.arange(len(bench.train))[bench.observed(bench.train, [name], bench.carries[name])]
+    return unreadable(bench.specs[name]) or ("" if len(there) else f"{name}: no train row has it with {', '.join(bench.carries[name])}")
 
 
 @torch.no_grad()
@@ -197,8 +206,8 @@ def judge_for(bench: Benchmark, folder: str | Path | None = "results/verifiers",
     for name in bench.views:
         if name in judge: continue
         spec, shown = bench.specs[name], bench.carries[name]
-        if shown and not unreadable(spec): alike.setdefault((spec.kind, spec.shape, shown), []).append(name)
-        else: judge[name] = unread(bench, name)
+        if unlearnable(bench, name): judge[name] = unread(bench, name)
+        else: alike.setdefault((spec.kind, spec.shape, shown), []).append(name)
     for names in alike.values():
         who = {"bench": learns_from(bench), "training": training, "version": 2} | ({"reads": names} if len(alike) > 1 else {})
         verifier = Verifier(bench.specs[names[0]], carried(bench, names[0]), **{k: v for k, v in training.items() if k == "width"})
