@@ -6,7 +6,6 @@
 __all__ = ['PROCESSES', 'VARIANTS', 'SAMPLERS', 'vp', 'straight', 'ScoreNetwork', 'code_widths', 'Codes', 'MLD']
 
 # %% ../../nbs/models/04_mld.ipynb #05841951
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 

@@ -92,22 +92,6 @@ class TimedMLP(nn.Module):
         for block in self.blocks: h = block(h, time)
         return self.last(self.norm(h))
 
-# %% ../../nbs/nets/00_blocks.ipynb #timed002
-class TimedMLP(nn.Module):
-    "x [B, inputs], told `features` of the time [B, features] -> [B, outputs]: residual blocks; starts at zero."
-
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int, features: int = 64, time: int = 64):
-        super().__init__()
-        self.time = nn.Sequential(nn.Linear(features, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
-        self.first, self.last = nn.Linear(inputs, width), zero_init(nn.Linear(width, outputs))
-        self.blocks = nn.ModuleList(TimedBlock(width, time) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        time, h = self.time(features), self.first(x)
-        for block in self.blocks: h = block(h, time)
-        return self.last(self.norm(h))
-
 # %% ../../nbs/nets/00_blocks.ipynb #skip0002
 class SkipMLP(nn.Module):
     "A linear map from [B, inputs] to [B, outputs], and what an MLP adds to it; the MLP starts at zero."
