@@ -15,6 +15,7 @@ from muni_nb.data.own import BLOCK, OnDisk, Sound, Words, from_arrays, from_fold
 from muni_nb.data.spec import with_labels
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
+from muni_nb.experiments.tables import table
 from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import fit
@@ -222,6 +223,8 @@ def test_rows_without_truth_are_judged_as_far_as_they_go(capsys):
     assert list(ds.view.values) == ["photo", "feature", "sound"] and "left out" in capsys.readouterr().out
     assert float(ds.accuracy_chance.sel(attribute="label")) == pytest.approx(1 / 3, abs=0.02)
     assert all(v.attrs.get("units") and v.attrs.get("long_name") for v in ds.data_vars.values())
+    shown = table(ds.expand_dims(cell=["MUNI"], seed=[0]))
+    assert shown["MUNI"].notna().all() and any("all agree" in name for name in shown.index)
 
 
 def test_a_reader_of_ones_own_is_asked():

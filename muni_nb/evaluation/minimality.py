@@ -97,8 +97,9 @@ def minimality(model, bench: Benchmark, held, rows: Rows, *, given: Sequence[tup
         "rate_leave_one_out": ((), left_out[0].mean().item(), nats("rate of leave-one-out latents, mean over the sets")),
         "rate_leave_one_out_se": ((), ((left_out[0] - left_out[1]).std() / n**0.5).item(), nats("standard error of that over rows, less the gap")),
         "rate_gap_leave_one_out": ((), left_out[1].mean().item(), nats("by how much that rate is too high for mixtures, Monte Carlo")),
-        "rate_minimal": ((), bench.nats["joint"] if bench.attributes else np.nan, nats("rate of a minimal coherent code")),
+        "rate_minimal": ((), bench.nats["joint"], nats("rate of a minimal coherent code")),
     }, coords={"given": [route_name(g) for g in given]})
+    if not bench.attributes: ds = ds.drop_vars("rate_minimal")
     if not sets: return ds
     cells = np.linspace(0, bench.cells - 1, classes).round().astype(int).tolist()
     leaks, explained = zip(*(within_class(model, bench, class_rows(bench, cell, per_class), sets) for cell in cells))
