@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 import xarray as xr
 
-from ..data.spec import Benchmark
+from ..data.spec import Benchmark, Rows
 from ..nets.precision import autocast, precision_in_force
 from ..training.progress import progress_bar
 from .alignment import Towers, alignment
