@@ -19,7 +19,8 @@ ablation: $(READY) ## run the routing ablation: runs/routing.ipynb, results/ (AR
 	@mkdir -p runs
 	$(BIN)/papermill --log-output ablations/routing.ipynb runs/routing.ipynb $(ARGS)
 
-test: $(READY) ## run every notebook, the ablations at their smoke preset, then the tests
+test: $(READY) ## lint, run every notebook, the ablations at their smoke preset, then the tests
+	$(BIN)/ruff check -q
 	$(CHECK) $(BIN)/nbdev_test --n_workers 2 --timing
 	$(CHECK) $(BIN)/nbdev_test --path ablations --n_workers 2 --timing
 	$(CHECK) $(BIN)/python -m pytest -n 2 --durations=10

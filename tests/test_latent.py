@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from muni_nb.latent.gaussian import POOLINGS, Posterior, pool
 from muni_nb.latent.prior import FlowPrior, flow_rate
 from muni_nb.latent.subsets import SUBSETS, leave_one_out, pick_one, size_uniform
+from muni_nb.nets.blocks import TimedMLP
 
 torch.set_num_threads(1)
 B, M, D = 4, 3, 2
@@ -95,7 +96,7 @@ def test_subsets_stay_within_what_a_row_has(mask, seed):
 def test_rate_trains_encoders_under_every_pooling(pooling):
     mean, logvar = (part.requires_grad_() for part in experts(0).unbind())
     mask = torch.tensor([[True, True, True], [True, False, True], [False, True, False], [False, False, False]])
-    prior = FlowPrior(D, width=16, depth=1)
+    prior = FlowPrior(D, TimedMLP(D, D, width=16, depth=1))
     rate = prior.rate(pool(mean, logvar, mask, pooling), draws=8)
     assert rate.shape == (B,) and (rate > -1e-5).all()
     rate.sum().backward()
@@ -121,7 +122,7 @@ def two_point_velocity(gap):
 
 def test_a_bit_above_the_floor_is_read_and_paid_for():
     torch.manual_seed(0)
-    prior = FlowPrior(D, width=8, depth=1)
+    prior = FlowPrior(D, TimedMLP(D, D, width=8, depth=1))
     bit, posterior = code(gap=1.0, var=1e-12, n=20_000)
     z = prior.floored(posterior).sample(torch.randn(20_000, D), torch.rand(20_000))
     assert ((z.sum(1) > 0) == bit).all()
@@ -131,7 +132,7 @@ def test_a_bit_above_the_floor_is_read_and_paid_for():
 
 def test_a_bit_below_the_floor_cannot_be_read_and_costs_nothing():
     torch.manual_seed(0)
-    prior = FlowPrior(D, width=8, depth=1)
+    prior = FlowPrior(D, TimedMLP(D, D, width=8, depth=1))
     bit, posterior = code(gap=1e-3, var=1e-12, n=20_000)
     noise, pick = torch.randn(20_000, D), torch.rand(20_000)
     unread = posterior.sample(noise, pick).sum(1) > 0

@@ -50,3 +50,16 @@ def test_no_path_of_a_home_folder(path):
 def test_readme_says_what_the_index_notebook_says():
     check = subprocess.run([sys.executable, "tools/readme.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert check.returncode == 0, check.stderr
+
+
+FLOORS = ["latent", "nets", "data", "models", "training", "evaluation", "experiments"]   # from the top: each imports only from those before it
+
+
+def test_imports_point_one_way():
+    "The map of the README: what a lower floor needs from a higher one is handed in."
+    for path in sorted((ROOT / "muni_nb").rglob("*.py")):
+        floor, *inside = path.relative_to(ROOT / "muni_nb").parts
+        if floor not in FLOORS: continue
+        for dots, name in re.findall(r"^from (\.\.+)(\w+)", path.read_text(), re.M):
+            if len(dots) != 1 + len(inside): continue                     # within the floor
+            assert FLOORS.index(name) < FLOORS.index(floor), f"{path.relative_to(ROOT)} imports from {name}: hand in what it needs, or move it"

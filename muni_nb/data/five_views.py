@@ -54,5 +54,5 @@ def five_views(size: int = 16, rows: int = 20_000, test_rows: int = 2_000, seed:
     draw = lambda index, split="test": draw_rows(index, split, pens[split], size, seed, "full", style, filled)
     train = draw_rows(range(rows), "train", pens["train"], size, seed, availability, style, filled)
     return Benchmark("five_views", {k: Spec(k, "image", (3, size, size)) for k in VIEWS}, train, draw(range(test_rows)), {"digit": 10},
-                     {k: ("digit",) for k in VIEWS}, {"builder": "five_views", **options, "style": asdict(style)},
+                     dict.fromkeys(VIEWS, ("digit",)), {"builder": "five_views", **options, "style": asdict(style)},
                      Truth(draw, lessons=lambda n: draw(range(n), "train")))

@@ -273,7 +273,7 @@ LEVEL = 0.45   # largest peak of a hit; 1 is full scale
 
 def draw_audio(factors: dict[str, Tensor], u: Tensor, phases: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     "Waveforms [N, 16000] in [-1, 1] and their private factors, of rows with uniforms u [N, 11] and phases [N, 8001]."
-    u, n = dict(zip(AUDIO, u.split(list(AUDIO.values()), 1))), len(u)
+    u = dict(zip(AUDIO, u.split(list(AUDIO.values()), 1)))
     private = {"detune": 3 * u["detune"] - 1.5, "onset": 0.04 + 0.16 * u["onset"], "interval": 0.34 + 0.1 * u["interval"],
                "snr": 6 + 8 * u["snr"], "echo": 0.3 * u["echo"]}                    # semitones, s, s, dB, fraction of amplitude
     row, j = (torch.arange(4) <= factors["count"][:, None]).nonzero(as_tuple=True)

@@ -9,6 +9,7 @@ __all__ = ['PAIRS', 'NAMED', 'SCORES', 'paired', 'cosine_score', 'ais', 'ideal_a
 # %% ../../nbs/evaluation/06_alignment.ipynb #9cd1f13a
 import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 from ..data.spec import Benchmark, Rows, Spec
 from .declare import Figure
 from .coherence import route_name
+from ..latent.contrast import info_nce
 from .verifier import cached, learns_from
 from ..nets.precision import autocast
 from ..nets.text import BOS, EOS, PAD
 from ..training.progress import progress_bar
-from ..models.munite import info_nce
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #ef294b38
 def paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,8 +208,8 @@ SCORES = {"clip": "CLIP", "clap": "CLAP", "ais": "AIS", "ais_direct": "AIS, dire
 def alignment_figures(ds: xr.Dataset) -> list[Figure]:
     "The figures of the published scores, of a dataset that has them."
     figures = []
-    for score, called in SCORES.items():
-        for given in map(str, ds.given.values) if f"{score}_score" in ds else ():
-            figures.append(Figure(f"{given} → {called}", "alignment", f"{score}_score", "percent", at={"given": given},
-                                  chance=f"{score}_shuffled", real=f"{score}_real"))
+    for score, given in product(SCORES, map(str, ds.given.values)):
+        if f"{score}_score" not in ds: continue
+        figures.append(Figure(f"{given} → {SCORES[score]}", "alignment", f"{score}_score", "percent", at={"given": given},
+                              chance=f"{score}_shuffled", real=f"{score}_real"))
     return figures

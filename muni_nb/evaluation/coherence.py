@@ -299,8 +299,10 @@ def open_figures(given: str, attribute: str) -> list[Figure]:
     at = {"given": given, "attribute": attribute}
     agree = f"{given} → views agree: {attribute}"
     return [
-        Figure(agree, "coherence", "agreement", at=at, chance="agreement_chance", real="agreement_real", counted=True),
-        Figure(f"{agree}, beyond independent latents", "coherence", "agreement", at=at, less="agreement_independent", chance=0.0),
+        Figure(agree, "coherence", "agreement", at=at,
+               chance="agreement_chance", real="agreement_real", counted=True),
+        Figure(f"{agree}, beyond independent latents", "coherence", "agreement", at=at,
+               less="agreement_independent", chance=0.0),
         Figure(f"{given} → view: {attribute}, total variation", "coherence", "total_variation", at=at,
                real="total_variation_sampling")]
 
@@ -322,12 +324,14 @@ def coherence_figures(ds: xr.Dataset) -> list[Figure]:
     "The figures of what is generated together."
     figures = []
     for attribute in with_both(ds):
-        figures.append(Figure(f"nothing → all agree: {attribute}", "coherence", "coherence", at={"attribute": attribute},
+        at = {"attribute": attribute}
+        figures.append(Figure(f"nothing → all agree: {attribute}", "coherence", "coherence", at=at,
                               chance="coherence_chance", real="coherence_real", counted=True))
     for given in [*views_of(ds), *labels_of(ds)]:
         for attribute in not_carried(ds, given): figures += open_figures(given, attribute)
     if view_by_view(ds): figures += pair_figures(ds)
-    figures.append(Figure("nothing → view: left to the decoder", "coherence", "decoder_entropy", "nats",
-                          at={"given": "nothing", "attribute": attributes_of(ds)}, total="attribute", real=0.0))
+    everything = {"given": "nothing", "attribute": attributes_of(ds)}
+    figures.append(Figure("nothing → view: left to the decoder", "coherence", "decoder_entropy", "nats", at=everything,
+                          total="attribute", real=0.0))
     figures.append(Figure("ambiguous draws of the prior", "coherence", "prior_ambiguous", counted=True))
     return figures

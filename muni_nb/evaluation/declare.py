@@ -25,7 +25,9 @@ def given_sets(ds: xr.Dataset) -> list[tuple[str, ...]]:
 
 
 def carried(ds: xr.Dataset, modalities: Sequence[str]) -> xr.DataArray | None:
-    "Which attributes each modality shows, bool [modality, attribute]: those of which real rows or draws have an accuracy."
+    """Which attributes each modality shows, bool [modality, attribute]; None if the dataset has no accuracies.
+
+    Those are shown of which real rows, or else draws, have an accuracy."""
     for name in ("accuracy_real", "accuracy"):
         if name not in ds or not {"want", "attribute"} <= set(ds[name].dims): continue
         others = [axis for axis in ds[name].dims if axis not in ("want", "attribute")]
@@ -37,8 +39,8 @@ def carried(ds: xr.Dataset, modalities: Sequence[str]) -> xr.DataArray | None:
 def with_axes(ds: xr.Dataset) -> xr.Dataset:
     """A dataset of `evaluate`, or a gathered one, with its axes as coordinates.
 
-    `modality`: all that are given or wanted. `given_size` [given]: how many modalities a given set has. `given_mask`
-    [given, modality]: which. `carries` [modality, attribute]: what each modality shows, as far as accuracies say it."""
+    `modality`: all that are given or wanted. `given_size` [given]: how many modalities a given set has.
+    `given_mask` [given, modality]: which. `carries` [modality, attribute]: what each shows, if that is known."""
     if "given_mask" in ds.coords and ds.given_mask.dtype == bool: return ds
     sets = given_sets(ds)
     wanted = ds.want.values.tolist() if "want" in ds.dims else []
@@ -95,7 +97,7 @@ def view_by_view(ds: xr.Dataset) -> bool:
 
 # %% ../../nbs/evaluation/00_declare.ipynb #148fb8cf
 def route(ds: xr.Dataset, modalities: Iterable[str]) -> str:
-    "The name of the given set of these modalities in a dataset; the one that it would have, if it is not there."
+    "The name of the given set of these modalities in a dataset; the one it would have, if it is not there."
     wanted = list(modalities)
     same = (ds.given_mask == ds.modality.isin(wanted)).all("modality")
     found = ds.given.values[same.values]
@@ -125,7 +127,7 @@ class Figure:
     criterion: str                      # coherence, predictivity, minimality, fidelity or alignment
     variable: str                       # of the dataset
     unit: str = "fraction"
-    at: Mapping[str, object] = field(default_factory=dict)   # coordinate -> value or values; averaged over several
+    at: Mapping[str, object] = field(default_factory=dict)   # coordinate -> value, or values to average over
     less: str = ""                      # a variable that is taken off first
     total: str = ""                     # an axis that is added up, not averaged
     chance: str | float = math.nan      # a variable, read at the same place, or a number
@@ -169,7 +171,7 @@ Family = Callable[[xr.Dataset], list[Figure]]
 
 
 def declared(ds: xr.Dataset, families: Iterable[Family]) -> dict[str, Figure]:
-    "The figures of some families for a dataset, by name, whether it holds them or not. ValueError if two have one name."
+    "The figures of some families for a dataset, by name, held or not. ValueError if two have one name."
     figures = [figure for family in families for figure in family(ds)]
     names = [figure.name for figure in figures]
     twice = [name for name in names if names.count(name) > 1]
@@ -183,4 +185,5 @@ def check_names(names: Iterable[str], known: Iterable[str], what: str = "figure"
     for name in names:
         if name in known: continue
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
-        raise ValueError(f"no {what} is called {name!r}; the nearest are {', '.join(map(repr, near or known[:3]))}")
+        nearest = ", ".join(map(repr, near or known[:3]))
+        raise ValueError(f"no {what} is called {name!r}; the nearest are {nearest}")

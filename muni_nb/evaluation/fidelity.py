@@ -8,6 +8,8 @@ __all__ = ['frechet', 'kid', 'independent', 'nearest', 'copy_share', 'features_o
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #48434765
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
 
 import torch
 import xarray as xr
@@ -140,10 +142,10 @@ def fidelity(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor], rows: 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #d054ca49
 def fidelity_figures(ds: xr.Dataset) -> list[Figure]:
     "The figures of what drawn pictures are like."
-    named = {"Frechet distance": ("frechet", "1"), "kernel distance": ("kid", "1"), "copies": ("copies", "fraction")}
-    figures = [Figure(name, "fidelity", variable, unit, real=f"{variable}_real") for name, (variable, unit) in named.items()]
+    figures = [
+        Figure("Frechet distance", "fidelity", "frechet", "1", real="frechet_real"),
+        Figure("kernel distance", "fidelity", "kid", "1", real="kid_real"),
+        Figure("copies", "fidelity", "copies", real="copies_real")]
     if alike(ds) or "view" not in ds.dims: return figures
-    for name, (variable, unit) in named.items():
-        for view in map(str, ds.view.values):
-            figures.append(Figure(f"{name}, {view}", "fidelity", variable, unit, at={"view": view}, real=f"{variable}_real"))
-    return figures
+    by_view = product(figures, map(str, ds.view.values))
+    return figures + [replace(figure, name=f"{figure.name}, {view}", at={"view": view}) for figure, view in by_view]

@@ -9,7 +9,6 @@ __all__ = ['picture', 'read_picture', 'known_benchmark', 'KnownJudge', 'KnownMod
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.integrate import quad

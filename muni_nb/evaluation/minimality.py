@@ -124,10 +124,11 @@ def rate_figures(ds: xr.Dataset) -> list[Figure]:
         Figure("rate, leave-one-out", "minimality", "rate_leave_one_out", "nats",
                less="rate_gap_leave_one_out", real="rate_minimal"),
         Figure("rate, leave-one-out, beyond its probe", "minimality", "rate_excess", "nats", real=0.0),
-        Figure("rate, one view", "minimality", "rate", "nats", at={"given": routes(ds, views_of(ds), 1)}, less="rate_gap",
-               real="rate_minimal")]
+        Figure("rate, one view", "minimality", "rate", "nats", at={"given": routes(ds, views_of(ds), 1)},
+               less="rate_gap", real="rate_minimal")]
     if labels:
-        figures.append(Figure("rate, one label", "minimality", "rate", "nats", at={"given": labels}, less="rate_gap", real=share))
+        figures.append(Figure("rate, one label", "minimality", "rate", "nats", at={"given": labels},
+                              less="rate_gap", real=share))
     return figures
 
 
@@ -138,6 +139,7 @@ def minimality_figures(ds: xr.Dataset) -> list[Figure]:
             "all given": [route(ds, [*views_of(ds), *labels_of(ds)])]}
     figures = rate_figures(ds)
     for what, given in sets.items():
-        figures += [Figure(f"leakage, {what}", "minimality", "leakage", "nats", at={"given": given}, real=0.0),
-                    Figure(f"private R², {what}", "minimality", "private_r2", at={"given": given}, real=0.0)]
+        at = {"given": given}
+        figures += [Figure(f"leakage, {what}", "minimality", "leakage", "nats", at=at, real=0.0),
+                    Figure(f"private R², {what}", "minimality", "private_r2", at=at, real=0.0)]
     return figures

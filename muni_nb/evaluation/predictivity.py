@@ -178,10 +178,13 @@ def label_targets(model, bench: Benchmark, rows: Rows, z: Tensor, sets: Sequence
 def label_figures(ds: xr.Dataset) -> list[Figure]:
     "What views show of the labels given."
     views, labels = views_of(ds), labels_of(ds)
-    told = {label: label for label in labels} | ({route(ds, labels): "both"} if len(labels) > 1 else {})
-    return [Figure(f"{given} → view: {attribute}", "predictivity", "accuracy",
-                   at={"given": given, "want": views, "attribute": attribute},
-                   chance="accuracy_chance", real="accuracy_real", counted=True) for given, attribute in told.items()]
+    told = [(label, label) for label in labels] + ([(route(ds, labels), "both")] if len(labels) > 1 else [])
+    figures = []
+    for given, attribute in told:
+        at = {"given": given, "want": views, "attribute": attribute}
+        figures.append(Figure(f"{given} → view: {attribute}", "predictivity", "accuracy", at=at,
+                              chance="accuracy_chance", real="accuracy_real", counted=True))
+    return figures
 
 
 def number_figures(ds: xr.Dataset) -> list[Figure]:
@@ -189,20 +192,22 @@ def number_figures(ds: xr.Dataset) -> list[Figure]:
     views, figures = views_of(ds), []
     for number, attribute in product(range(1, len(views)), with_both(ds)):
         at = {"given": drawn_from(ds, views, number), "want": views, "attribute": attribute}
-        figures.append(Figure(f"{number} given → missing view: {attribute}", "predictivity", "accuracy", at=at,
+        name = f"{number} given → missing view: {attribute}"
+        figures.append(Figure(name, "predictivity", "accuracy", at=at,
                               chance="accuracy_chance", real="accuracy_real", counted=True))
     return figures
 
 
 def factor_figures(ds: xr.Dataset) -> list[Figure]:
-    "What modalities that differ show of each other: each attribute, all that they are told, and whether it can be read."
+    "What modalities that differ show of each other: each attribute, all they are told, and whether it can be read."
     views, figures = views_of(ds), []
     for number in range(len(views)):
         for given, want in product(drawn_from(ds, views, number), views):
             if ds.given_mask.sel(given=given, modality=want): continue
             at, arrow = {"given": given, "want": want}, f"{given} → {want}"
             for attribute in attributes_of(ds):
-                figures.append(Figure(f"{arrow}: {attribute}", "predictivity", "accuracy", at=at | {"attribute": attribute},
+                figures.append(Figure(f"{arrow}: {attribute}", "predictivity", "accuracy",
+                                      at=at | {"attribute": attribute},
                                       chance="accuracy_chance", real="accuracy_real", counted=True))
             figures += [Figure(f"{arrow}: all", "predictivity", "accuracy_strict", at=at, counted=True),
                         Figure(f"{arrow}: valid", "predictivity", "valid", at=at, counted=True)]
@@ -221,6 +226,6 @@ def predictivity_figures(ds: xr.Dataset) -> list[Figure]:
     for what, given in (("one view", one), ("two views", two)):
         figures.append(Figure(f"{what}: predictive gap", "predictivity", "predictive_gap", "nats",
                               at={"given": given, "attribute": "both"}, chance="probe_absent", real=0.0))
-    figures.append(Figure("leave-one-out: probe", "predictivity", "probe_leave_one_out", "nats", at={"attribute": "both"},
-                          chance="probe_absent", real=0.0))
+    figures.append(Figure("leave-one-out: probe", "predictivity", "probe_leave_one_out", "nats",
+                          at={"attribute": "both"}, chance="probe_absent", real=0.0))
     return figures

@@ -66,7 +66,7 @@ def carried(bench: Benchmark, name: str) -> dict[str, int]:
 
 def exact_readers(bench: Benchmark) -> dict[str, Exact]:
     "Readers of the modalities that need no verifier: labels, and what the benchmark itself can read."
-    labels = {k: Exact(lambda x, shown=bench.carries[k]: {a: x for a in shown}) for k in bench.labels}
+    labels = {k: Exact(lambda x, shown=bench.carries[k]: dict.fromkeys(shown, x)) for k in bench.labels}
     return labels | {k: Exact(read) for k, read in bench.reads.items()}
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #d9c2d6d4

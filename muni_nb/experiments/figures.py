@@ -48,17 +48,18 @@ def joint_draws(ds: xr.Dataset, cell: str) -> dict[str, Tensor]:
     several = {name.removeprefix("drawn_"): ds[name].sel(cell=cell) for name in variables}
     kept = {name: values.dropna("seed", how="all") for name, values in several.items()}
     if not kept or not all(values.sizes["seed"] for values in kept.values()):
-        raise ValueError(
-            f"no joint draws of {cell!r} are kept: they are of benchmarks whose modalities are of several kinds")
+        raise ValueError(f"no joint draws of {cell!r} are kept: "
+                         "they are of benchmarks whose modalities are of several kinds")
     kinds = {2: torch.int64, 4: torch.uint8}    # captions and pictures; log-mels have three dimensions
     return {name: torch.from_numpy(values.isel(seed=0).values).to(kinds.get(values.ndim - 1, torch.float32))
             for name, values in kept.items()}
 
 # %% ../../nbs/experiments/06_figures.ipynb #8e52165d
 def route_bars(ds: xr.Dataset, metrics: Sequence[str] | None = None, ax=None):
-    """Fractions by route, one bar a cell: mean over seeds, points are single seeds; chance dotted, real rows dashed.
+    """Fractions by route, one bar a cell; returns the axes.
 
-    `metrics`: names of figures, by default those that count rows. ValueError for an unknown name. Returns the axes."""
+    Bars are means over seeds, points single seeds; chance is dotted, real rows are dashed. `metrics`: names of
+    figures, by default those that count rows. ValueError for an unknown name."""
     h = headline(ds, metrics=metrics)
     if metrics is None: h = h.sel(metric=h.trials.notnull().values)
     frame = h["value"].to_dataframe().reset_index().dropna(subset="value")
@@ -70,7 +71,8 @@ def route_bars(ds: xr.Dataset, metrics: Sequence[str] | None = None, ax=None):
     for name, style in (("chance", ":"), ("real", "--")):
         for i, value in enumerate(h[name].values):
             ax.plot([value, value], [i - 0.45, i + 0.45], style, color="0.3", lw=1)
-    ax.set(xlabel="fraction (dotted: chance, dashed: real rows under the same judge)", ylabel="", xlim=(0, 1.02))
+    xlabel = "fraction (dotted: chance, dashed: real rows under the same judge)"
+    ax.set(xlabel=xlabel, ylabel="", xlim=(0, 1.02))
     title = f"cell (n: seeds), guidance {one_guidance(ds):g}"
     sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1), title=title)
     return ax
@@ -106,11 +108,13 @@ def size_panel(value: xr.DataArray, ideal: float, ax, legend: bool) -> None:
     ax.yaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
 
 # %% ../../nbs/experiments/06_figures.ipynb #b4fc046d
-PANELS = {"rate": "rate, one view", "predictive gap": "one view: predictive gap", "leakage": "leakage, one view"}
+PANELS = {"rate": "rate, one view",
+          "predictive gap": "one view: predictive gap",
+          "leakage": "leakage, one view"}
 
 
 def nats_panels(ds: xr.Dataset):
-    "Rate, predictive gap and leakage by the number of given modalities, and private R² of one view; the figure."
+    "Rate, predictive gap and leakage by the number of given modalities, private R² of one view; the figure."
     ds = with_axes(ds)
     named = declared(ds, ALL)
     fig, axes = plt.subplots(1, 4, figsize=(11.5, 2.7), dpi=85, layout="constrained")
@@ -129,12 +133,12 @@ def nats_panels(ds: xr.Dataset):
 
 # %% ../../nbs/experiments/06_figures.ipynb #df3a1f10
 def learning_curves(ds: xr.Dataset, terms: Sequence[str] | None = None):
-    "Every loss term by step, one panel a term, one line a cell (smoothed over nine entries); returns the grid."
+    "Every loss term by step, one panel a term, one line a cell, smoothed over nine entries; the grid."
     terms = terms or [term for term in map(str, ds.term.values) if term != "loss"]
     smooth = ds.term_value.sel(term=terms).rolling(step=9, min_periods=1, center=True).mean()
     frame = smooth.to_dataframe().reset_index().dropna(subset="term_value")
-    grid = sns.relplot(frame, x="step", y="term_value", hue="cell", col="term", col_wrap=3, kind="line", errorbar=None,
-                       height=2.1, aspect=1.1, palette="colorblind", facet_kws={"sharey": False})
+    grid = sns.relplot(frame, x="step", y="term_value", hue="cell", col="term", col_wrap=3, kind="line",
+                       errorbar=None, height=2.1, aspect=1.1, palette="colorblind", facet_kws={"sharey": False})
     grid.set_titles("{col_name}").set_axis_labels("optimiser steps", "nats, or squared error")
     grid.figure.set_dpi(80)
     return grid

@@ -15,14 +15,16 @@ from .tables import check_figures, differences, verdict_of
 
 # %% ../../nbs/experiments/03_published.ipynb #3c88aa3c
 def _table(source: str, conditions: str, columns: list[str], rows: dict[str, list[float]]) -> pd.DataFrame:
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="method", columns="metric")
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    frame = frame.rename_axis(index="method", columns="metric")
     frame.attrs = {"source": source, "conditions": conditions}
     return frame
 
 
 CONTROLLED = _table(
     "MUNI (arXiv 2606.16408), its table on PolyMNIST-Quadrant-Labels",
-    "three 64x64 views with MNIST digits; training length, guidance, solver steps and seeds could not be read; no error bars",
+    "three 64x64 views with MNIST digits; training length, guidance, solver steps and seeds could not be read; "
+    "no error bars",
     ["digit → view: digit", "quadrant → view: quadrant", "digit+quadrant → view: both", "nothing → all agree: both"],
     {"MVAE": [0.4137, 0.6803, 0.7053, 0.0079],
      "MMVAE": [0.9279, 0.9999, 0.1630, 0.3167],
@@ -34,8 +36,9 @@ RERUN = _table(
     "MUNITE, its tables 1 and 10",
     "64x64; 220,000 rows of which a quarter fully observed; MUNI 100 epochs, batch 256; 10,000 held-out rows; "
     "50 Euler steps, guidance 1.5; one run each",
-    ["nothing → all agree: digit", "nothing → all agree: quadrant", "digit → view: digit", "quadrant → view: quadrant",
-     "digit+quadrant → view: both", "digit → views agree: quadrant", "quadrant → views agree: digit", "Frechet distance"],
+    ["nothing → all agree: digit", "nothing → all agree: quadrant",
+     "digit → view: digit", "quadrant → view: quadrant", "digit+quadrant → view: both",
+     "digit → views agree: quadrant", "quadrant → views agree: digit", "Frechet distance"],
     {"MUNI": [0.5799, 0.9041, 0.9843, 1.0000, 0.9925, 0.2528, 0.1074, 3.0407],
      "CFM": [0.0237, 0.9902, 0.2402, 0.9936, 0.2200, 0.9879, 0.1597, 71.6626],
      "DFM": [0.2973, 0.8222, 0.7224, 0.9372, 0.7325, 0.8798, 0.4612, 19.9587],
@@ -43,17 +46,28 @@ RERUN = _table(
 
 # %% ../../nbs/experiments/03_published.ipynb #77754619
 FIVE_VIEWS = pd.DataFrame([
-    ("PolyMNIST", "MoPoE", .66, .77, .81, .83, None, None, None, "Sutter et al. 2021, as listed by MultiVae 1.0.3"),
-    ("PolyMNIST", "MoPoE", .67, .79, .84, .85, None, None, None, "MultiVae 1.0.3, its reproduction"),
-    ("PolyMNIST", "MVTCAE", .69, .77, .83, .86, None, None, None, "Hwang et al. 2021, as listed by MultiVae 1.0.3"),
-    ("PolyMNIST", "MVTCAE", .64, .82, .88, .91, None, None, None, "MultiVae 1.0.3, its reproduction"),
-    ("PolyMNIST", "MMVAE+", None, None, None, None, None, .869, 92.81, "Palumbo et al. 2023, as listed by MultiVae 1.0.3"),
-    ("PolyMNIST", "MMVAE+", None, None, None, None, None, .886, 93.0, "MultiVae 1.0.3, its reproduction"),
-    ("PolyMNIST", "MLD, \"almost all\" tasks above", None, None, None, None, None, .98, None, "Bounoua et al. 2023, summary (its tables could not be read)"),
-    ("MNIST-SVHN", "MLD; 0.36 above the best baseline, MVTCAE", None, None, None, None, .8522, None, 57.2, "Bounoua et al. 2023, summary; FID of SVHN, next best 69.48"),
-    ("PolyMNIST-Quadrant, quadrants private", "IDMVAE", .881, None, None, None, .070, None, None, "Zhang et al. 2026, cross and unconditional coherence"),
-    ("PolyMNIST-Quadrant, quadrants private", "IDMVAE, diffusion prior", .887, None, None, None, .664, None, None, "Zhang et al. 2026, cross and unconditional coherence"),
-], columns=["task", "method", "1 given", "2 given", "3 given", "4 given", "nothing", "in one number", "FID", "source"])
+    ("PolyMNIST", "MoPoE", .66, .77, .81, .83, None, None, None,
+     "Sutter et al. 2021, as listed by MultiVae 1.0.3"),
+    ("PolyMNIST", "MoPoE", .67, .79, .84, .85, None, None, None,
+     "MultiVae 1.0.3, its reproduction"),
+    ("PolyMNIST", "MVTCAE", .69, .77, .83, .86, None, None, None,
+     "Hwang et al. 2021, as listed by MultiVae 1.0.3"),
+    ("PolyMNIST", "MVTCAE", .64, .82, .88, .91, None, None, None,
+     "MultiVae 1.0.3, its reproduction"),
+    ("PolyMNIST", "MMVAE+", None, None, None, None, None, .869, 92.81,
+     "Palumbo et al. 2023, as listed by MultiVae 1.0.3"),
+    ("PolyMNIST", "MMVAE+", None, None, None, None, None, .886, 93.0,
+     "MultiVae 1.0.3, its reproduction"),
+    ("PolyMNIST", "MLD, \"almost all\" tasks above", None, None, None, None, None, .98, None,
+     "Bounoua et al. 2023, summary (its tables could not be read)"),
+    ("MNIST-SVHN", "MLD; 0.36 above the best baseline, MVTCAE", None, None, None, None, .8522, None, 57.2,
+     "Bounoua et al. 2023, summary; FID of SVHN, next best 69.48"),
+    ("PolyMNIST-Quadrant, quadrants private", "IDMVAE", .881, None, None, None, .070, None, None,
+     "Zhang et al. 2026, cross and unconditional coherence"),
+    ("PolyMNIST-Quadrant, quadrants private", "IDMVAE, diffusion prior", .887, None, None, None, .664, None, None,
+     "Zhang et al. 2026, cross and unconditional coherence"),
+], columns=["task", "method", "1 given", "2 given", "3 given", "4 given", "nothing", "in one number", "FID",
+            "source"])
 
 # %% ../../nbs/experiments/03_published.ipynb #03e69518
 PREDICTIONS = [
@@ -74,11 +88,12 @@ SAID = {"holds": "agrees", "fails": "disagrees"}   # verdicts of a sign that is 
 
 
 def same_order(ds: xr.Dataset, published: pd.DataFrame, apart: float = 0.02) -> pd.DataFrame:
-    """Every pair of methods that both have, by metric: the published difference, ours with its 95% interval, and a verdict.
+    """Every pair of methods that both have, by metric: the published difference, ours, and a verdict.
 
-    agrees / disagrees: our interval over seeds lies on one side of zero, the published one or the other; open: it does not; fewer
-    than three seeds decide nothing; published differences within `apart` are called equal and get no verdict. Methods are the cells
-    of `ds` under their published names. ValueError if a published figure has a name that none of ours has."""
+    agrees / disagrees: our 95% interval over seeds lies on one side of zero, the published one or the other;
+    open: it does not; fewer than three seeds decide nothing; published differences within `apart` are called
+    equal and get no verdict. Methods are the cells of `ds` under their published names. ValueError if none of
+    ours is called like a published figure."""
     check_figures(published.columns, ds)
     methods = [m for m in published.index if m in ds.cell.values]
     rows = []
@@ -89,5 +104,7 @@ def same_order(ds: xr.Dataset, published: pd.DataFrame, apart: float = 0.02) -> 
             found = ours.loc[metric]
             verdict = verdict_of(found, theirs)
             said = "equal in print" if abs(theirs) < apart else SAID.get(verdict, verdict)
-            rows.append([metric, f"{other} - {base}", theirs, *found[["difference", "low", "high", "seeds"]], said])
-    return pd.DataFrame(rows, columns=["metric", "pair", "published", "ours", "low", "high", "seeds", "verdict"])
+            measured = found[["difference", "low", "high", "seeds"]]
+            rows.append([metric, f"{other} - {base}", theirs, *measured, said])
+    columns = ["metric", "pair", "published", "ours", "low", "high", "seeds", "verdict"]
+    return pd.DataFrame(rows, columns=columns)

@@ -35,7 +35,7 @@ def further_seeds(
 
 # %% ../../nbs/experiments/05_replication.ipynb #6375c2ee
 def replication(own: xr.Dataset, records: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
-    """Every metric of every cell that both hold: its mean here, its mean on record, where further seeds lie, and whether it does.
+    """Every metric of every cell that both hold: where the records say further seeds lie, and whether ours do.
 
     Columns: cell, criterion, metric, own, seeds, recorded, low, high, records (seeds on record), inside."""
     here, there, rows = headline(own), headline(records), []
@@ -55,7 +55,7 @@ def replication(own: xr.Dataset, records: xr.Dataset, level: float = 0.95) -> pd
 
 
 def disagreements(frame: pd.DataFrame) -> str:
-    "The rows of `replication` in words (markdown): a sentence for each figure that lies outside, and how many were compared."
+    "The rows of `replication` in words (markdown): how many were compared, and each that lies outside."
     if frame.empty: return "There are no records of these runs to compare with."
     outside = frame[~frame.inside]
     within = len(frame) - len(outside)

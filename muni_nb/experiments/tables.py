@@ -30,12 +30,13 @@ ALL = (coherence_figures, predictivity_figures, minimality_figures, fidelity_fig
 def one_guidance(ds: xr.Dataset) -> float:
     "The guidance of a dataset; ValueError if it has several."
     if "guidance" in ds.dims:
-        raise ValueError(f"several guidances, {ds.guidance.values.tolist()}: choose one, ds.sel(guidance=...)")
+        several = ds.guidance.values.tolist()
+        raise ValueError(f"several guidances, {several}: choose one, ds.sel(guidance=...)")
     return float(ds.guidance)
 
 
 def check_figures(names: Sequence[str], ds: xr.Dataset, figures: Sequence[Family] = ALL) -> None:
-    "ValueError, with the nearest, for a name that no figure has, whether the dataset holds the figure or not."
+    "ValueError, with the nearest, for a name that no figure declared for a dataset has."
     check_names(names, declared(with_axes(ds), figures))
 
 # %% ../../nbs/experiments/01_tables.ipynb #4921b8be
@@ -46,8 +47,8 @@ def headline(
 ) -> xr.Dataset:
     """The figures of a dataset as one table, `value` [metric, cell, seed].
 
-    With `criterion`, `unit`, `chance`, `real` and `trials` by metric, see `Figure`. What the dataset does not hold is
-    left out. ValueError for several guidances, for a name that no figure has, or if it holds none of the figures."""
+    With `criterion`, `unit`, `chance`, `real` and `trials` by metric, see `Figure`. What the dataset does not
+    hold is left out. ValueError for several guidances, an unknown name, or if it holds none of the figures."""
     one_guidance(ds)
     ds = with_axes(ds)
     named = declared(ds, figures)
@@ -76,12 +77,13 @@ def as_dataset(values: Mapping[str, xr.DataArray], figures: Sequence[Figure], ds
 def table(ds: xr.Dataset, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """The headline as a table to read: mean over seeds per cell, chance and real rows beside.
 
-    The last row has the number of seeds. `metrics`: names of figures, all by default; what the dataset does not hold is
-    left out. ValueError for an unknown name."""
+    The last row has the number of seeds. `metrics`: names of figures, all by default; what the dataset does not
+    hold is left out. ValueError for an unknown name."""
     h = headline(ds, metrics=metrics)
     frame = h["value"].mean("seed").to_pandas()
     frame = frame.assign(chance=h["chance"].values, **{"real rows": h["real"].values})
-    frame.index = [m if unit == "fraction" else f"{m} ({unit})" for m, unit in zip(frame.index, h.unit.values)]
+    units = ["" if unit == "fraction" else f" ({unit})" for unit in h.unit.values]
+    frame.index = [metric + unit for metric, unit in zip(frame.index, units)]
     seeds = h["value"].notnull().any("metric").sum("seed").values
     frame.loc["seeds"] = [*seeds, math.nan, math.nan]
     return frame.round(3)
@@ -106,8 +108,8 @@ def markdown(frame: pd.DataFrame) -> str:
 def by_factor(ds: xr.Dataset, cell: str) -> pd.DataFrame:
     """What arrives of each attribute, by given set and wanted modality, of one cell: mean over its seeds.
 
-    Fractions of draws that show the true value of what both carry, of all of it at once ("all"), and that can be read
-    ("valid": a caption may be no sentence). The last row: what pairs drawn from nothing agree on."""
+    Fractions of draws that show the true value of what both carry, of all of it at once ("all"), and that can be
+    read ("valid": a caption may be no sentence). The last row: what pairs drawn from nothing agree on."""
     ds = with_axes(ds)
     mean, attributes = ds.sel(cell=cell).mean("seed"), attributes_of(ds)
     rows = {}
@@ -144,14 +146,18 @@ def compare(
 ) -> dict[str, object] | None:
     """Mean difference of values by seed, with its interval; None if no seed has both.
 
-    `difference`, `low`, `high`, `interval` ("over seeds" or "within the run", where without `trials` low and high are NaN)
-    and `seeds`."""
+    `difference`, `low`, `high`, `interval` ("over seeds" or "within the run", where without `trials` low and
+    high are NaN) and `seeds`."""
     paired = (ours - theirs).dropna("seed")
     if not paired.size: return None
     mean = float(paired.mean())
-    if paired.size >= 3: half, interval = over_seeds(paired, level), "over seeds"
-    else: half, interval = within_run([p.sel(seed=paired.seed) for p in (ours, theirs)], trials, level), "within the run"
-    return {"difference": mean, "low": mean - half, "high": mean + half, "interval": interval, "seeds": paired.size}
+    if paired.size >= 3:
+        half, interval = over_seeds(paired, level), "over seeds"
+    else:
+        fractions = [ours.sel(seed=paired.seed), theirs.sel(seed=paired.seed)]
+        half, interval = within_run(fractions, trials, level), "within the run"
+    low, high = mean - half, mean + half
+    return {"difference": mean, "low": low, "high": high, "interval": interval, "seeds": paired.size}
 
 
 def differences(
@@ -162,7 +168,8 @@ def differences(
 ) -> pd.DataFrame:
     """Every other cell minus `base`: cell, criterion, metric, and what `compare` finds.
 
-    Within-run intervals exist for counts of rows only; elsewhere low and high are NaN. ValueError for an unknown cell or figure."""
+    Within-run intervals exist for counts of rows only; elsewhere low and high are NaN. ValueError for an unknown
+    cell or figure."""
     h, rows = headline(ds, metrics=metrics), []
     check_names([base], h.cell.values, "cell")
     others = [cell for cell in map(str, h.cell.values) if cell != base]
@@ -202,12 +209,13 @@ def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> 
                  "one in twenty is expected outside it by chance.")
     if any(found.interval == "within the run"):
         lines.append("\nWithin the run (fewer than three seeds): the intervals hold the sampling error "
-                     "of the evaluated rows only, not the luck of initialisation and data order. A claim needs three seeds or more.")
+                     "of the evaluated rows only, not the luck of initialisation and data order. "
+                     "A claim needs three seeds or more.")
     return "\n".join(lines)
 
 # %% ../../nbs/experiments/01_tables.ipynb #54fb8b53
 def verdict_of(found: Mapping[str, object], sign: float) -> str:
-    "What a difference of `compare` says of its predicted sign: holds, fails, open, or that it needs three seeds."
+    "What a difference of `compare` says of its sign: holds, fails, open, or that it needs three seeds."
     if found["interval"] != "over seeds": return "needs three seeds"
     if not (found["low"] > 0 or found["high"] < 0): return "open"
     return "holds" if found["difference"] * sign > 0 else "fails"
@@ -218,9 +226,9 @@ def verdicts(
     base: str,
     predictions: Sequence[tuple[str, str, int]],
 ) -> pd.DataFrame:
-    """Predictions (cell, metric, sign of the difference to `base`), each with difference, 95% interval and verdict.
+    """Predictions (cell, metric, sign of the difference to `base`), each with difference, interval and verdict.
 
-    Cells and figures that the dataset does not hold are left out. ValueError for a name that no figure has."""
+    Cells and figures that the dataset does not hold are left out. ValueError for an unknown figure."""
     check_figures([metric for _, metric, _ in predictions], ds)
     found = differences(ds, base).set_index(["cell", "metric"]) if ds.cell.size > 1 else pd.DataFrame()
     level, rows = headline(ds)["value"].sel(cell=base).mean("seed"), []

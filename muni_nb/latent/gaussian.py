@@ -107,8 +107,7 @@ def _hellinger(mean: Tensor, logvar: Tensor, mask: Tensor) -> Posterior:
     return Posterior(mean.new_zeros(len(mean), 1), centre, widest + (weight * spread).sum(1, keepdim=True).log())
 
 # %% ../../nbs/latent/00_gaussian.ipynb #ff3e132c
-_RULES = {"poe": _poe, "poe_prior": _poe_prior, "moe": _moe, "mopoe": _mopoe, "hellinger": _hellinger}
-POOLINGS = tuple(_RULES)
+POOLINGS = {"poe": _poe, "poe_prior": _poe_prior, "moe": _moe, "mopoe": _mopoe, "hellinger": _hellinger}   # name -> rule
 
 
 def pool(
@@ -123,4 +122,4 @@ def pool(
     mean, logvar = (torch.where(mask[..., None], part, 0.0) for part in (mean, logvar))
     if pooling != "poe_prior":
         mask = torch.cat([mask[:, :1] | ~mask.any(1, keepdim=True), mask[:, 1:]], 1)
-    return _RULES[pooling](mean, logvar, mask)
+    return POOLINGS[pooling](mean, logvar, mask)

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ..data.spec import Spec
 from ..latent.gaussian import pool
-from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS, size_uniform
 from .base import Latents
 from .experts import Experts
 from .muni import MUNI, Routes
-from ..nets.build import Sizes
+from ..nets.build import Sizes, prior_for
 
 # %% ../../nbs/models/05_conditional.ipynb #613b2d42
 class ConditionalMUNI(MUNI):
@@ -32,7 +31,7 @@ class ConditionalMUNI(MUNI):
         if not 0 < stage <= 1: raise ValueError(f"stage is a fraction of training in (0, 1], got {stage!r}")
         super().__init__(specs, routes, sizes, max_logsnr, encoder_lr, latents)
         self.stage, self.stages = stage, {stage: self.stage_lr} if stage < 1 else {}
-        self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr, told=2 * sizes.latent + 1)
+        self.prior = prior_for(sizes, max_logsnr, told=2 * sizes.latent + 1)
 
     def arguments(self) -> dict: return {**super().arguments(), "stage": self.stage}
 

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from ..data.spec import Spec
 from ..latent.gaussian import POOLINGS, Posterior, pool
-from ..latent.prior import FlowPrior
 from ..latent.subsets import SUBSETS, crossed
 from .base import Latents, ramped
 from .experts import ExpertModel
-from ..nets.build import Sizes
+from ..nets.build import Sizes, prior_for
 
 # %% ../../nbs/models/02_muni.ipynb #301b07c6
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class MUNI(ExpertModel):
         super().__init__(specs, sizes)
         self.routes, self.max_logsnr, self.encoder_lr, self.latents = routes, max_logsnr, encoder_lr, latents
         self.encoders.lr_scale = encoder_lr                    # see training.fit
-        self.prior = FlowPrior(sizes.latent, sizes.prior, sizes.prior_depth, max_logsnr)
+        self.prior = prior_for(sizes, max_logsnr)
 
     @property
     def pooling(self) -> str: return self.routes.pooling

@@ -8,7 +8,6 @@ __all__ = ['MVTCAE']
 # %% ../../../nbs/models/classical/04_mvtcae.ipynb #b504150a
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ...data.spec import Spec
