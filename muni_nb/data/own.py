@@ -387,12 +387,12 @@ def modalities(
 # %% ../../nbs/data/06_own.ipynb #58575d87
 def from_arrays(
     columns: Mapping[str, object],            # modality -> N values: an array, tensor, memory map or list
-    attributes: Sequence[str] | Mapping | None = None,     # label columns to judge (None: all), or further {name: labels [N]}
+    attributes: Sequence[str] | Mapping | None = None,     # label columns to judge, or further {name: labels [N]}
     *,
     carries: Mapping[str, Sequence[str]] | None = None,    # view -> the attributes it carries, by default all
     available: Mapping[str, object] | None = None,         # modality -> booleans [N], where arrays cannot say it
     kinds: Mapping[str, str] | None = None,                # modality -> kind, where it is not what it looks like
-    reads: Mapping[str, Callable] | None = None,           # see `Benchmark`: what values show, where that needs no judge
+    reads: Mapping[str, Callable] | None = None,           # what values show, see `Benchmark`
     held_out: float = 0.1,                    # share of test rows
     seed: int = 0,                            # which they are
     least_count: int = 1,                     # how often a word of the vocabulary occurs in train rows
@@ -401,7 +401,7 @@ def from_arrays(
 ) -> Benchmark:
     """A benchmark of arrays, or of a DataFrame; None or a row of NaN is missing.
 
-    ValueError, naming the column, for what is no benchmark."""
+    Without `attributes` all labels are judged. ValueError, naming the column, for what is no benchmark."""
     kinds = dict(kinds or {})
     check_names(columns, kinds, available, reads)
     table = {k: as_column(k, given) for k, given in columns.items()}
