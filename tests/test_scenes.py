@@ -14,7 +14,7 @@ from muni_nb.data.spec import BOS, EOS, PAD
 from muni_nb.evaluation.alignment import PAIRS, Towers
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
-from muni_nb.experiments.grid import MODELS, Run
+from muni_nb.experiments.run import MODELS, Run
 from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import Recipe, fit
@@ -137,7 +137,7 @@ def test_every_model_takes_pictures_captions_and_sounds(name):
     "No model knows what a modality is: the same code trains on scenes, rows of pairs too, and draws what is missing."
     some = scenes(rows=64, test_rows=8, availability="pairs")
     torch.manual_seed(0)
-    model = MODELS[name](some.specs, Run("scenes", model=name, sizes=Sizes.tiny()))
+    model = Run("scenes", model=name, sizes=Sizes.tiny()).build(some.specs)
     curves = fit(model, some, folder=None, progress=False, recipe=Recipe(steps=3, batch_size=16, warmup=0))
     assert curves.term_value.isel(step=-1).notnull().any()
     if name == "MLD": model.latent_steps = 2
