@@ -4,7 +4,7 @@ import torch
 
 from muni_nb.data.batches import batch_at
 from muni_nb.data.spec import KINDS, Rows, Spec
-from muni_nb.experiments.grid import MODELS, Run
+from muni_nb.experiments.run import MODELS, Run
 from muni_nb.models.munite import MUNITE
 from muni_nb.nets.build import Sizes
 from muni_nb.nets.text import BOS, EOS
@@ -30,7 +30,7 @@ def rows():
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_learns_draws_and_saves_every_kind(name, rows, tmp_path):
     torch.manual_seed(0)
-    model = MODELS[name](SPECS, Run("test", model=name, sizes=Sizes.tiny()))
+    model = Run("test", model=name, sizes=Sizes.tiny()).build(SPECS)
     batch, available = batch_at(rows, SPECS, step=0, batch_size=8, seed=0)
     terms = model.loss(batch, available)
     terms["loss"].backward()

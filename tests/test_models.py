@@ -4,7 +4,8 @@ import torch
 import xarray as xr
 
 from muni_nb.data.digits import quadrant_digits
-from muni_nb.experiments.grid import MODELS, Run, execute, settings
+from muni_nb.experiments.execute import execute
+from muni_nb.experiments.run import MODELS, Run, settings
 from muni_nb.training.fit import fit
 
 QUICK = dict(steps=6, batch_size=32, warmup=0, log_every=1, save_every=1, precision="float32", progress=False)
@@ -17,7 +18,7 @@ def bench():
 
 def fresh(name, bench, seed=0):
     torch.manual_seed(seed)
-    return MODELS[name](bench.specs, Run("test", model=name, **settings(True)))
+    return Run("test", model=name, **settings(True)).build(bench.specs)
 
 
 def same(a, b):

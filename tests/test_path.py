@@ -1,5 +1,4 @@
 "The whole path, from handwriting to a gathered dataset, and what happens when it is cut short."
-import inspect
 import json
 import os
 import signal
@@ -9,19 +8,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import h5py
 import papermill
 import pytest
 import torch
 import xarray as xr
 
 from muni_nb.data.digits import quadrant_digits
+from muni_nb.evaluation.alignment import train_towers
 from muni_nb.evaluation.report import evaluate
-from muni_nb.evaluation.verifier import judge_for
-from muni_nb.experiments.grid import MODELS, RESULTS_VERSION, TRAINING_VERSION, Run, execute, find, write_result
+from muni_nb.evaluation.verifier import judge_for, train_verifier
+from muni_nb.experiments.execute import execute
+from muni_nb.experiments.run import BENCHMARKS, MODELS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, plainly, run_of
+from muni_nb.experiments.store import find, studies, write_result
 from muni_nb.latent.gaussian import POOLINGS
 from muni_nb.latent.subsets import SUBSETS
-from muni_nb.models.base import revived
 from muni_nb.models.muni import MUNI, Routes
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import Recipe, fit
@@ -76,16 +76,21 @@ def test_the_prior_gradient_switch(bench):
     assert reached == [True, False]
 
 
-def defaults(bench):
-    "What a run's identity leaves out, as JSON values: fields of its settings, plain arguments of its model's constructor, and plain attributes of its class."
-    settings = {"Routes": asdict(Routes()), "Sizes": Sizes().values(), "Recipe": asdict(Recipe())}
-    models = {name: type(make(bench.specs, Run(name, model=name, sizes=Sizes.tiny()))) for name, make in MODELS.items()}
+def defaults():
+    "What a run's identity leaves out, as JSON values: the defaults of its settings, of all that its arguments are for, and plain attributes of its model's class."
+    found = {"Routes": asdict(Routes()), "Sizes": Sizes().values(), "Recipe": asdict(Recipe())}
     plain = lambda values: {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str)) and not k.startswith("_")}
-    for name, model in models.items():
-        settings |= {f"{k} of {name}": asdict(p.default) for k, p in inspect.signature(model).parameters.items() if k == "latents"}
-        settings[f"arguments of {name}"] = plain({k: p.default for k, p in inspect.signature(model).parameters.items()})
-        settings[f"attributes of {name}"] = plain({k: v for kind in reversed(model.__mro__) if kind.__module__.startswith("muni_nb") for k, v in vars(kind).items()})
-    return json.loads(json.dumps(settings))
+    for name, model in MODELS.items():
+        found[f"arguments of {name}"] = arguments_of(model, "specs", "sizes", "routes")
+        found[f"attributes of {name}"] = plain({k: v for kind in reversed(model.__mro__) if kind.__module__.startswith("muni_nb") for k, v in vars(kind).items()})
+    for name, builder in BENCHMARKS.items(): found[f"arguments of {name}"] = arguments_of(builder)
+    found["arguments of evaluate"] = arguments_of(evaluate, "model", "bench", "judge", "progress", "towers")
+    found["arguments of train_verifier"] = arguments_of(train_verifier, "bench", "names", "progress")
+    found["arguments of train_towers"] = arguments_of(train_towers, "bench", "progress")
+    return plainly(found)
+
+
+JUDGING = ("arguments of evaluate", "arguments of train_verifier", "arguments of train_towers")
 
 
 def test_numbers_change_only_with_their_version():
@@ -101,7 +106,7 @@ def test_numbers_change_only_with_their_version():
         now[cell] = rounded(log.term_value.values[-1])
     ds = evaluate(model, full, judge_for(full, None, steps=2, rows=400, progress=False), rows=60, steps=2, per_class=100, probe_steps=20, precision="float32")
     now["judges"] = rounded([ds.rate_leave_one_out, ds.rate_gap.sum(), ds.nat_value.sum(), ds.leakage.sel(given="view0"), ds.private_r2.sum(), ds.predictive_gap.sum(), ds.label_cross_entropy.sum()])
-    now["defaults"] = defaults(full)
+    now["defaults"] = defaults()
     if not GOLDEN.exists():
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
         pytest.fail("golden.json was missing and has been written: look at it and commit it")
@@ -113,12 +118,15 @@ def test_numbers_change_only_with_their_version():
         assert now[cell] == pytest.approx(then[cell], rel=2e-3), f"{cell}: numbers changed; raise {version}"
 
 
-def test_defaults_change_only_with_the_version(bench):
+def test_defaults_change_only_with_the_version():
     "A run's identity leaves defaults out: a record would be taken for what it is not if one changed unnoticed."
-    then, now = json.loads(GOLDEN.read_text())["defaults"], defaults(bench)
+    then, now = json.loads(GOLDEN.read_text())["defaults"], defaults()
     assert then.keys() == now.keys(), "delete golden.json, run, look at it and commit it"
     for name, fields in then.items():
-        assert {k: now[name][k] for k in fields} == fields, f"a default of {name} changed: raise TRAINING_VERSION, delete golden.json, run, commit"
+        version = "RESULTS_VERSION" if name in JUDGING else "TRAINING_VERSION"
+        for field, value in fields.items():
+            assert field in now[name] and now[name][field] == value, (
+                f"{name}: the default of {field} was {value!r} and is {now[name].get(field, 'gone')!r}; raise {version}, delete golden.json, run, commit")
 
 
 def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
@@ -132,8 +140,8 @@ def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
 def test_a_run_cut_off_before_its_evaluation_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     run = Run("MUNI", **TINY)
     whole = xr.load_dataset(execute(run, tmp_path / "whole"), engine="h5netcdf")
-    import muni_nb.experiments.grid as grid
-    monkeypatch.setattr(grid, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    from muni_nb.experiments import execute as module
+    monkeypatch.setattr(module, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): execute(run, tmp_path / "cut")
     (curves,) = (tmp_path / "cut" / "models").rglob("curves.nc")          # the model is whole, and is not trained again
     assert not find(run, tmp_path / "cut")
@@ -198,18 +206,15 @@ def test_bad_parameters_stop_a_notebook_before_any_work(tmp_path, parameters, me
     assert not (tmp_path / "results").exists()
 
 
-RENAMED = {"patch": "image_patch", "label_encoder": "category_encoder", "label_decoder": "category_decoder"}   # sizes, since kinds name theirs
-RECORDS = sorted((ROOT / "ablations" / "records").rglob("*-*-????????.nc"))
+RECORDS = ROOT / "ablations" / "records"
 
 
-def test_every_committed_record_is_found_by_the_run_it_came_from():
-    "What is said of precision is no part of an identity: records were made when `bf16` stood in its place, true by default."
-    assert len(RECORDS) > 100
-    for path in RECORDS:
-        with h5py.File(path) as file: config = json.loads(file.attrs["config"])
-        told = {k: v for k, v in config.items() if k not in ("training_version", "results_version")}
-        recipe = dict(told["recipe"])
-        if "bf16" in recipe: assert recipe.pop("bf16") is True
-        sizes = {RENAMED.get(name, name): value for name, value in told["sizes"].items()}
-        run = Run("any", **{**told, "recipe": revived(Recipe, recipe), "sizes": Sizes(**sizes), "routes": revived(Routes, told.get("routes", {}))})
-        assert find(run, path.parent) == path
+@pytest.mark.parametrize("path", studies(RECORDS), ids=lambda path: path.stem)
+def test_every_kept_identity_is_todays_identity_of_its_own_config(path):
+    with xr.open_dataset(path, engine="h5netcdf") as file:
+        kept = list(zip(file["identity"].values, file["seed"].values, file["config"].values))
+    assert kept and len({digest for digest, _, _ in kept}) == len(kept)
+    for digest, seed, config in kept:
+        run = run_of(json.loads(config))
+        assert (run.digest, run.seed) == (digest, seed)
+        assert find(run, RECORDS)

@@ -14,7 +14,7 @@ from muni_nb.nets.text import BOS, EOS, PAD
 from muni_nb.evaluation.alignment import PAIRS, Towers
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
-from muni_nb.experiments.grid import MODELS, Run
+from muni_nb.experiments.run import MODELS, Run
 from muni_nb.models.muni import MUNI
 from muni_nb.models.mld import Codes
 from muni_nb.nets.build import Sizes
@@ -139,7 +139,7 @@ def test_every_model_takes_pictures_captions_and_sounds(name):
     some = scenes(rows=64, test_rows=8, availability="pairs")
     torch.manual_seed(0)
     options = {"latents": Codes(steps=2)} if name == "MLD" else {}
-    model = MODELS[name](some.specs, Run("scenes", model=name, sizes=Sizes.tiny(), options=options))
+    model = Run("scenes", model=name, sizes=Sizes.tiny(), options=options).build(some.specs)
     curves = fit(model, some, folder=None, progress=False, recipe=Recipe(steps=3, batch_size=16, warmup=0))
     assert curves.term_value.isel(step=-1).notnull().any()
     drawn = model.eval().sample({"text": some.test.values["text"][:3]}, ["image", "audio"], 2, steps=2)

@@ -25,7 +25,9 @@ import xarray as xr
 from ..evaluation.alignment import towers_for
 from ..evaluation.coherence import published_routes
 from ..evaluation.verifier import judge_for
-from .grid import MODELS, Run, bench_of, check_comparable, digest, execute, find, gather
+from .execute import execute
+from .run import Run, bench_of
+from .store import check_comparable, find, gather
 from ..nets.precision import precision_in_force
 from ..training.fit import fit
 from ..training.progress import progress_bar, say, send_progress
@@ -62,7 +64,7 @@ def rehearse_cost(run: Run, device: str = "cpu") -> Cost:
     "Time a few steps of a run and some of its draws. Nothing is kept."
     bench = bench_of(run.bench)
     torch.manual_seed(0)
-    model = MODELS[run.model](bench.specs, run)
+    model = run.build(bench.specs)
     recipe = replace(run.recipe, steps=TIMED_STEPS)
     fit(model, bench, device=device, progress=False, recipe=replace(recipe, steps=1))          # the first step is slower
     began = time.perf_counter()
@@ -113,7 +115,7 @@ def _start_worker(threads: int, parent: int, told) -> None:
 
 def work(run: Run, folder: str | Path, device: str = "cpu", tell: Callable[..., None] | None = None) -> Path:
     "`execute`, telling how far it is: `tell` or, in a worker, whoever made the pool."
-    name = digest(run.identity())
+    name = run.digest
     tell = tell or (_TOLD.put if _TOLD is not None else None)
     if tell is not None: send_progress(lambda phase, done, total: tell((name, phase, done, total)))
     try: return execute(run, folder, device)
@@ -233,7 +235,7 @@ def sweep(runs: Sequence[Run], folder: str | Path, *, records: Sequence[str | Pa
     check_comparable(runs)
     folder = Path(folder)
     folders = [folder, *records]
-    todo = {digest(run.identity()): run for run in runs if not find(run, *folders)}
+    todo = {run.digest: run for run in runs if not find(run, *folders)}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
     if not todo: return gather(runs, *folders)
     judges_of(list(todo.values()), folder, report)
