@@ -18,8 +18,9 @@ from muni_nb.evaluation.alignment import train_towers
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for, train_verifier
 from muni_nb.experiments.execute import execute
+from muni_nb.experiments.records import same
 from muni_nb.experiments.run import BENCHMARKS, MODELS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, plainly, run_of
-from muni_nb.experiments.store import find, studies, write_result
+from muni_nb.experiments.store import digests, find, read, read_result, studies, write_result
 from muni_nb.latent.gaussian import POOLINGS
 from muni_nb.latent.subsets import SUBSETS
 from muni_nb.models.muni import MUNI, Routes
@@ -218,3 +219,19 @@ def test_every_kept_identity_is_todays_identity_of_its_own_config(path):
         run = run_of(json.loads(config))
         assert (run.digest, run.seed) == (digest, seed)
         assert find(run, RECORDS)
+
+
+def test_a_result_written_when_there_was_less_to_state_is_kept_as_todays_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from records import keep_files
+    run = Run("MUNI, of old", **TINY)
+    ds = read_result(execute(run, tmp_path / "runs"))
+    config = {k: v for k, v in json.loads(ds.attrs["config"]).items() if k not in ("options", "towers")} | {"evaluation": TINY["evaluation"], "verifier": {}}
+    config["recipe"] = {k: v for k, v in config["recipe"].items() if k not in ("optimiser", "precision")} | {"bf16": True}
+    early = tmp_path / "early" / "MUNI_of_old-0-01234567.nc"
+    write_result(ds.assign_attrs(config=json.dumps(config)), early)
+    for _ in range(2): keep_files(tmp_path / "study.nc", [early])                    # twice is once
+    same(read(run, tmp_path / "study.nc"), read_result(early))
+    assert list(digests(tmp_path / "study.nc")) == [run.digest]
+    write_result(ds.assign_attrs(config=json.dumps(config | {"sizes": {**config["sizes"], "width": 3}})), early)
+    with pytest.raises(TypeError): keep_files(tmp_path / "study.nc", [early])        # tells what today's run cannot

@@ -70,7 +70,7 @@ def digests(path: Path) -> dict[str, int]:
     return _digests(path, path.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _figures(path: Path, changed: int) -> xr.Dataset:
     return read_result(path)
 
@@ -102,6 +102,7 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
     for run, ds in zip(runs, results, strict=True):
         found = run_of(json.loads(ds.attrs["config"])).digest
         if found != run.digest: raise ValueError(f"the result for {run.name} is of another run: its own config is that of {found}")
+    if not runs: return
     kept = ({} if anew else held(path)) | {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
     cells, seeds, whole = zip(*kept.values())
     packed = pack([ds.drop_encoding() for ds in whole])

@@ -1,0 +1,52 @@
+"""Keep results, one file a run, as records of a study.
+
+  python tools/records.py routing results/runs/MUNI-0-*.nc           add them to ablations/records/routing.nc, or replace those of the same runs
+  python tools/records.py quick results/runs/*.nc --anew             the study then holds nothing else
+
+Results that were written when there was less to state, under identities of another form, are kept under today's. Each is proved: all that its
+config tells, today's run of it tells alike, and what is read out of the study is what was put in, to the last bit.
+"""
+import argparse
+import json
+from pathlib import Path
+
+from muni_nb.experiments.records import same
+from muni_nb.experiments.run import Run, run_of
+from muni_nb.experiments.store import keep, read, read_result
+
+RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
+
+
+def agrees(told, now):
+    "Whether all that `told` tells, `now` tells alike; what is not told is at its default."
+    if not isinstance(told, dict) or not isinstance(now, dict): return told == now
+    return all(key == "bf16" or key in now and agrees(value, now[key]) for key, value in told.items())
+
+
+def run_of_file(path: Path, config: dict) -> Run:
+    "Today's run of a result, called as the file is. SystemExit if it does not tell what the config tells."
+    run = run_of(config, path.stem.rsplit("-", 2)[0])
+    now = run.config()
+    if not agrees(config, now):
+        differ = [key for key in config if not agrees({key: config[key]}, now)]
+        raise SystemExit(f"{path}: today's run of it differs from its config in {', '.join(differ)}")
+    return run
+
+
+def keep_files(study: Path, files: list[Path], anew: bool = False) -> list[Run]:
+    "Keep the results of `files` in `study`, and prove each."
+    results = [read_result(path) for path in files]
+    runs = [run_of_file(path, json.loads(ds.attrs["config"])) for path, ds in zip(files, results)]
+    keep(study, runs, results, anew)
+    for run, ds in zip(runs, results): same(read(run, study), ds)
+    return runs
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="the name of a file in ablations/records, without its ending")
+    parser.add_argument("files", nargs="+", type=Path, help="results, one file a run")
+    parser.add_argument("--anew", action="store_true", help="keep these alone")
+    told = parser.parse_args()
+    kept = keep_files(RECORDS / f"{told.study}.nc", told.files, told.anew)
+    print(f"{told.study}: {len(kept)} kept, each read back to the last bit")
