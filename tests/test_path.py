@@ -234,4 +234,4 @@ def test_a_result_written_when_there_was_less_to_state_is_kept_as_todays_run(tmp
     same(read(run, tmp_path / "study.nc"), read_result(early))
     assert list(digests(tmp_path / "study.nc")) == [run.digest]
     write_result(ds.assign_attrs(config=json.dumps(config | {"sizes": {**config["sizes"], "width": 3}})), early)
-    with pytest.raises(TypeError): keep_files(tmp_path / "study.nc", [early])        # tells what today's run cannot
+    with pytest.raises(ValueError, match="unknown size 'width'"): keep_files(tmp_path / "study.nc", [early])   # tells what today's run cannot

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from muni_nb.experiments.records import same
-from muni_nb.experiments.run import Run, run_of
+from muni_nb.experiments.run import RENAMED, Run, run_of
 from muni_nb.experiments.store import keep, read, read_result
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
@@ -27,6 +27,7 @@ def run_of_file(path: Path, config: dict) -> Run:
     "Today's run of a result, called as the file is. SystemExit if it does not tell what the config tells."
     run = run_of(config, path.stem.rsplit("-", 2)[0])
     now = run.config()
+    config = config | {"sizes": {RENAMED.get(name, name): value for name, value in config["sizes"].items()}}
     if not agrees(config, now):
         differ = [key for key in config if not agrees({key: config[key]}, now)]
         raise SystemExit(f"{path}: today's run of it differs from its config in {', '.join(differ)}")
