@@ -114,7 +114,7 @@ AMBIGUOUS = 0.9   # a latent is ambiguous if its most likely combination of attr
 @torch.no_grad()
 def latents(model, rows: Rows, sets: Sequence[tuple[str, ...]], n: int = 1) -> Tensor:
     "n draws a row from its posterior, adjacent, by given set, float32 [sets, N * n, D]; rows are encoded once."
-    held, draw = model.encoded(rows.values), getattr(model, "draw", model.infer)
+    held, draw = model.encoded(rows.values), model.draw
     return torch.stack([draw(held.only(given), n).float() for given in sets])
 
 
@@ -129,7 +129,7 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
     train, test = bench.complete(bench.train, rows), bench.complete(bench.test)
     heads = {**bench.attributes, "both": bench.cells}
     truth = lambda part, n=1: {k: v.to(model.device).repeat_interleave(n) for k, v in {**part.attributes, "both": joint_label(bench, part.attributes)}.items()}
-    shared = slice(getattr(model, "shared", None))
+    shared = slice(model.shared)
     seen, whole, label = latents(model, train, sets, n=3)[..., shared], latents(model, test, sets), truth(test)   # three: probes must not learn the noise
     but_one = [sets.index(tuple(k for k in names if k != name)) for name in names]
 

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 
 from ..data.spec import Benchmark, Rows
+from ..models.experts import Rated
 from ..nets.precision import autocast, precision_in_force
 from ..training.progress import progress_bar
 from .alignment import Towers, alignment
@@ -147,9 +148,8 @@ def evaluate(model, bench: Benchmark, judge: Judge, *, rows: int = 1000, routes:
         if several: parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
         torch.manual_seed(seed)
         if latents and whole and model.guided: parts.append(nat_value(model, known, known.complete(bench.test, rows // 2)))
-        if latents and whole and hasattr(model, "rate"): parts.append(judge_latents(model, known, rows, per_class, probe_steps))
-        if hasattr(model, "query_dependence") and len(test):
-            parts.append(xr.Dataset({"query_dependence": ((), model.query_dependence(test), {"units": "1", "n": len(test), "long_name": "variance of encodings over queries, relative to that over rows"})}))
+        if latents and whole and isinstance(model, Rated): parts.append(judge_latents(model, known, rows, per_class, probe_steps))
+        if len(test): parts.append(xr.Dataset({name: ((), *figure) for name, figure in model.own_figures(test).items()}))
     if whole: parts.append(verifier_error(judge, known, known.complete(bench.test)))
     bar.update(bar.total - bar.n)
     bar.close()
