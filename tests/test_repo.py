@@ -63,3 +63,12 @@ def test_imports_point_one_way():
         for dots, name in re.findall(r"^from (\.\.+)(\w+)", path.read_text(), re.M):
             if len(dots) != 1 + len(inside): continue                     # within the floor
             assert FLOORS.index(name) < FLOORS.index(floor), f"{path.relative_to(ROOT)} imports from {name}: hand in what it needs, or move it"
+
+
+def test_the_drawn_house_is_the_one_that_stands(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import house
+    house.draw(house.imports(), tmp_path / "house.svg")
+    label = re.compile(r"<!-- (\w+ \(\d+\)) -->")
+    drawn, kept = (label.findall(path.read_text()) for path in (tmp_path / "house.svg", ROOT / "nbs" / "house.svg"))
+    assert drawn == kept, "run tools/house.py and commit what it draws"

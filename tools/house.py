@@ -20,7 +20,7 @@ def imports() -> Counter:
         floor, *inside = path.relative_to(ROOT / "muni_nb").parts
         if floor not in FLOORS: continue
         names = {name for dots, name in re.findall(r"^from (\.\.+)(\w+)", path.read_text(), re.M) if len(dots) == 1 + len(inside)}
-        found.update((floor, name) for name in names if name in FLOORS)
+        found.update((floor, name) for name in sorted(names) if name in FLOORS)
     return found
 
 

@@ -28,7 +28,7 @@ from ..latent.gaussian import Posterior
 def leakage(posterior: Posterior, z: Tensor, pairs: int = 2**21) -> tuple[float, float, float]:
     """I(X; Z | class) in nats from the posteriors of N rows of one class and one draw z [N, D] from each: (estimate, standard error, ceiling ln N).
 
-    A mixture bound (Poole et al. 2019, eq. 10; method.md d.3.5): too low in expectation, and never above ln N. `pairs` bounds memory: of rows and components compared at once."""
+    A mixture bound (Poole et al. 2019, eq. 10): too low in expectation, and never above ln N. `pairs` bounds memory: of rows and components compared at once."""
     centre = posterior.mean.double().mean((0, 1))                         # cancels in all squares, and so do the digits it costs
     own = Posterior(posterior.logw.double(), posterior.mean.double() - centre, posterior.logvar.double())
     z, precision = z.double() - centre, (-own.logvar).exp().flatten(0, 1)
