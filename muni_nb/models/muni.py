@@ -96,31 +96,46 @@ def latent(self: MUNI, mean: Tensor, logvar: Tensor, subset: Tensor, target: Ten
 # %% ../../nbs/models/02_muni.ipynb #23b15e0e
 @patch
 def loss(self: MUNI, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-    """Terms of the objective, means over rows: one per decoder (images: summed squared velocity error; labels: nats),
-    `rate` (nats), `prior` (flow matching, summed over dimensions) and their weighted sum `loss`.
+    """Terms of the objective, as means over rows, and their weighted sum `loss`.
 
-    `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done, for the ramp of the rate."""
+    One term per decoder (images: summed squared velocity error; labels: nats), `rate` (nats) and
+    `prior` (flow matching, summed over dimensions).
+
+    `batch`: prepared values; `available` bool [B, M];
+    `progress`: fraction of training done, for the ramp of the rate."""
     mean, logvar = self.encode(batch, available)
-    subset, noise = SUBSETS[self.routes.shown](available), torch.randn_like(mean[:, 0])
+    subset = SUBSETS[self.routes.shown](available)
+    noise = torch.randn_like(mean[:, 0])
     pick = torch.rand(len(noise), device=noise.device)
 
     def latent(rows: Tensor, target: Tensor) -> Tensor:
         shown = crossed(available[rows], subset[rows], target, self.routes.crossed)
         return self.latent(mean[rows], logvar[rows], shown, target, noise[rows], pick[rows])
 
-    drawn = self.decoder_terms(batch, available, latent, subset if self.routes.targets == "shown" else None)
+    # the decoders' route: what the latent of the shown modalities explains
+    targets = subset if self.routes.targets == "shown" else None
+    drawn = self.decoder_terms(batch, available, latent, targets)
+    explained = self.weigh(drawn, self.routes.label_weight)
+
+    # the prior's route: what the latent costs
     routed = self.prior_terms(mean, logvar, available)
-    total = self.weigh(drawn, self.routes.label_weight) + ramped(progress, self.routes.rate_ramp) * self.routes.rate_weight * routed["rate"] + routed["prior"]
-    return {**drawn, **routed, "loss": total}
+    weight = ramped(progress, self.routes.rate_ramp) * self.routes.rate_weight
+
+    return {**drawn, **routed, "loss": explained + weight * routed["rate"] + routed["prior"]}
 
 # %% ../../nbs/models/02_muni.ipynb #c5afce78
 @patch
 def prior_terms(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor) -> dict[str, Tensor]:
-    "`rate` in nats (ELBO-weighted, of the posteriors on the prior's subsets) and `prior`, the flow-matching loss on their detached draws."
+    """The two terms of the prior's route, `rate` and `prior`.
+
+    `rate`: nats (ELBO-weighted, of the posteriors on the prior's subsets);
+    `prior`: the flow-matching loss on their detached draws."""
     subset = SUBSETS[self.routes.prior_subsets](available)
     rows = subset.any(1)
     if not rows.any(): return {"rate": mean.new_zeros(()), "prior": mean.new_zeros(())}
     posterior = pool(mean[rows], logvar[rows], subset[rows], self.routes.pooling)
     if not self.routes.prior_gradient: posterior = Posterior(*(part.detach() for part in vars(posterior).values()))
-    draw = posterior.sample(torch.randn_like(mean[rows, 0]), torch.rand(int(rows.sum()), device=rows.device)).detach()
+    noise = torch.randn_like(mean[rows, 0])
+    pick = torch.rand(int(rows.sum()), device=rows.device)
+    draw = posterior.sample(noise, pick).detach()
     return {"rate": self.prior.rate(posterior).mean(), "prior": self.prior.loss(draw, draws=2).mean()}
