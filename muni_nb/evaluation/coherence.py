@@ -26,7 +26,9 @@ from .verifier import Judge
 def published_routes(bench: Benchmark) -> list[tuple[str, ...]]:
     "The given sets of the published tables: nothing, each label, all labels, each view, each pair of views."
     labels, views = bench.labels, bench.views
-    return list(dict.fromkeys([(), *((k,) for k in labels), tuple(labels), *((k,) for k in views), *combinations(views, 2)]))   # without labels, "all labels" is nothing
+    by_labels = [*combinations(labels, 1), tuple(labels)]
+    by_views = [*combinations(views, 1), *combinations(views, 2)]
+    return list(dict.fromkeys([(), *by_labels, *by_views]))     # once each: without labels, "all labels" is nothing
 
 
 def every_subset(bench: Benchmark) -> list[tuple[str, ...]]:
@@ -40,7 +42,9 @@ def route_name(given: Sequence[str]) -> str:
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #78fc53a7
 def read(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    "What generated modalities show, {attribute: {modality: int64 [B]}}; -1 where one shows nothing (a caption that is none)."
+    """What generated modalities show, {attribute: {modality: int64 [B]}}.
+
+    -1 where one shows nothing (a caption that is none)."""
     shown: dict[str, dict[str, Tensor]] = {a: {} for a in bench.attributes}
     for name, x in drawn.items():
         found = judge[name].read(bench.specs[name].prepare(x.cpu()))
@@ -66,30 +70,47 @@ def joint_label(bench: Benchmark, attributes: Mapping[str, Tensor]) -> Tensor:
     return code
 
 
-def joint_code(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]], attributes: Sequence[str] | None = None) -> dict[str, Tensor]:
-    "The `attributes` (by default all) as one number [B], of every modality that shows them; -1 where it shows one of them not."
-    attributes, codes = list(attributes or bench.attributes), {}
+def joint_code(
+    bench: Benchmark,
+    shown: Mapping[str, Mapping[str, Tensor]],      # as `read` returns
+    attributes: Sequence[str] | None = None,        # by default all
+) -> dict[str, Tensor]:
+    """Attributes as one number [B], of every modality that shows all of them.
+
+    -1 where it shows one of them not."""
+    attributes = list(attributes or bench.attributes)
+    codes = {}
     for k in set.intersection(*(set(shown[a]) for a in attributes)):
         parts = {a: shown[a][k] for a in attributes}
-        codes[k] = torch.where((torch.stack(list(parts.values())) < 0).any(0), -1, joint_label(bench, parts))
+        unread = (torch.stack(list(parts.values())) < 0).any(0)
+        codes[k] = torch.where(unread, -1, joint_label(bench, parts))
     return codes
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #99727170
 def view_pairs(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[tuple[Tensor, Tensor]]]:
     "{attribute or \"both\": what pairs of views show of it}; of \"both\", of all attributes that the two share."
-    views = lambda a: [k for k in bench.views if k in shown[a]]
-    pairs = {a: [(shown[a][k], shown[a][l]) for k, l in combinations(views(a), 2)] for a in shown}
+    pairs = {}
+    for a, by in shown.items():
+        values = [by[k] for k in bench.views if k in by]
+        pairs[a] = list(combinations(values, 2))
     pairs["both"] = []
-    for k, l in combinations([k for k in bench.views if any(k in by for by in shown.values())], 2):
+    readable = [k for k in bench.views if any(k in by for by in shown.values())]
+    for k, l in combinations(readable, 2):
         if shared := [a for a, by in shown.items() if k in by and l in by]:
             code = joint_code(bench, shown, shared)
             pairs["both"].append((code[k], code[l]))
     return pairs
 
+# %% ../../nbs/evaluation/02_coherence.ipynb #2621ef7d
+def hits_of(
+    bench: Benchmark,
+    shown: Mapping[str, Mapping[str, Tensor]],      # as `read` returns
+    rows: Rows,
+    told: Sequence[str],                            # attributes
+) -> dict[tuple[str, str], Tensor]:
+    """{(wanted, attribute): 1 or 0 [B]}, whether rows show the true value of the attributes `told`.
 
-def hits_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]], rows: Rows, told: Sequence[str]) -> dict[tuple[str, str], Tensor]:
-    """{(wanted, attribute): 1 or 0 [B]}, whether rows show the true value of the attributes `told`; of "strict", of all of these that the
-    wanted modality shows; of "both", the same where these are all there are."""
+    Of "strict": of all of these that the wanted modality shows. Of "both": the same where these are all there are."""
     hits = {(m, a): (v == rows.attributes[a]).float() for a in told for m, v in shown[a].items()}
     for m in dict.fromkeys(m for m, _ in hits):
         mine = [a for a in told if (m, a) in hits]
@@ -99,76 +120,124 @@ def hits_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]], rows: R
 
 
 def agreement_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[float, float]]:
-    "{attribute or \"both\": (all modalities agree, mean pairwise agreement of the views)}, fractions; NaN where there is no pair."
+    """{attribute or "both": (all modalities agree, mean pairwise agreement of the views)}, fractions.
+
+    NaN where there is no pair."""
     every = {a: all_agree(by).float() for a, by in shown.items() if by}
     every["both"] = torch.stack(list(every.values())).prod(0)
-    pairs = {a: pair_agreement(parts).mean().item() if parts else math.nan for a, parts in view_pairs(bench, shown).items()}
-    return {a: (every[a].mean().item() if a in every else math.nan, pairs[a]) for a in pairs}
+    agreement = {}
+    for a, pairs in view_pairs(bench, shown).items():
+        together = every[a].mean().item() if a in every else math.nan
+        pairwise = pair_agreement(pairs).mean().item() if pairs else math.nan
+        agreement[a] = together, pairwise
+    return agreement
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #18b616fb
 def same_given(bench: Benchmark, rows: Rows, given: Sequence[str]) -> Tensor:
     "Number of the group [B] of rows that share the attributes that `given` carry; all in one group if nothing is given."
     told = [rows.attributes[a] for a in bench.attributes if any(a in bench.carries[k] for k in given)]
-    return torch.stack(told, 1).unique(dim=0, return_inverse=True)[1] if told else torch.zeros(len(rows), dtype=torch.int64)
+    if not told: return torch.zeros(len(rows), dtype=torch.int64)
+    return torch.stack(told, 1).unique(dim=0, return_inverse=True)[1]
 
 
 def independent_agreement(pairs: Sequence[tuple[Tensor, Tensor]], group: Tensor) -> float:
-    "Fraction of pairs of values (two modalities [B] each, two *different* rows of one group) that are equal; NaN if no group has two rows."
+    """Fraction of pairs of values of two modalities, of two *different* rows of one group, that are equal.
+
+    `pairs`: values [B] each, -1 where nothing is shown. NaN if no group has two rows."""
     if not pairs: return math.nan
-    classes, groups = int(max(v.max() for pair in pairs for v in pair)) + 2, int(group.max()) + 1
-    count = lambda v: torch.bincount(group * classes + v + 1, minlength=groups * classes).view(groups, classes)[:, 1:].double()   # without -1
-    size, same, every = group.bincount().double(), 0.0, 0.0
+    classes = int(max(v.max() for pair in pairs for v in pair)) + 2         # with -1
+    groups = int(group.max()) + 1
+
+    def count(v: Tensor) -> Tensor:
+        table = torch.bincount(group * classes + v + 1, minlength=groups * classes).view(groups, classes)
+        return table[:, 1:].double()                                        # without -1
+
+    size = group.bincount().double()
+    same, every = 0.0, 0.0
     for a, b in pairs:
         same += (count(a) * count(b)).sum() - ((a == b) & (a >= 0)).sum()
         every += (size * (size - 1)).sum()
     return float(same / every) if every else math.nan
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #3486a5c4
 def total_variation(shown: Tensor, group: Tensor, classes: int) -> float:
-    "Total variation between the values shown [B] within a group and uniform ones, mean over groups; -1 is a value that uniform ones never take."
-    frequency = torch.bincount(group * (classes + 1) + shown % (classes + 1), minlength=(int(group.max()) + 1) * (classes + 1)).view(-1, classes + 1).double()
+    """Total variation between the values shown [B] within a group and uniform ones, mean over groups.
+
+    -1 is a value that uniform ones never take."""
+    values, groups = classes + 1, int(group.max()) + 1                      # -1 counts as the last value
+    cell = group * values + shown % values
+    count = torch.bincount(cell, minlength=groups * values).view(-1, values).double()
+    frequency = count / count.sum(1, keepdim=True)
     uniform = torch.tensor([1 / classes] * classes + [0.0], dtype=torch.float64)
-    return float((frequency / frequency.sum(1, keepdim=True) - uniform).abs().sum(1).mean() / 2)
+    return float((frequency - uniform).abs().sum(1).mean() / 2)
 
 
 def sampling_variation(group: Tensor, classes: int, repeats: int = 20) -> float:
     "`total_variation` to be expected of truly uniform values, for want of samples alone. Leaves torch's generator as it was."
     generator = torch.Generator().manual_seed(0)
-    return float(np.mean([total_variation(torch.randint(classes, group.shape, generator=generator), group, classes) for _ in range(repeats)]))
+    found = []
+    for _ in range(repeats):
+        uniform = torch.randint(classes, group.shape, generator=generator)
+        found.append(total_variation(uniform, group, classes))
+    return float(np.mean(found))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #93f2a70a
 def entropy(shown: Tensor, classes: int) -> Tensor:
     "Nats [L]: entropy of the values shown [L, R] by R draws of each of L latents, Miller-Madow."
-    count = torch.nn.functional.one_hot(shown % (classes + 1), classes + 1).sum(1).double()         # showing nothing is one more value
-    return torch.special.entr(count / shown.shape[1]).sum(1) + ((count > 0).sum(1) - 1) / (2 * shown.shape[1])
+    values, draws = classes + 1, shown.shape[1]                             # showing nothing is one more value
+    count = torch.nn.functional.one_hot(shown % values, values).sum(1).double()
+    plain = torch.special.entr(count / draws).sum(1)
+    correction = ((count > 0).sum(1) - 1) / (2 * draws)
+    return plain + correction
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #74463141
 @torch.no_grad()
-def decoder_entropy(model, bench: Benchmark, judge: Judge, rows: Rows, routes: Sequence[tuple[str, ...]], latents: int = 36, draws: int = 16, **options) -> xr.Dataset:
-    """`decoder_entropy` (nats) of each attribute: `draws` decodings of each of `latents` latents of a given set, each latent by one view in turn.
-
-    The given values are those of rows picked at random. `options` go to `model.decode`."""
+def decoder_entropy(
+    model,
+    bench: Benchmark,
+    judge: Judge,
+    rows: Rows,                             # the given values are those of some of them, picked at random
+    routes: Sequence[tuple[str, ...]],
+    latents: int = 36,                      # of each given set
+    draws: int = 16,                        # decodings of each latent
+    **options,                              # of `model.decode`
+) -> xr.Dataset:
+    "`decoder_entropy` (nats) of each attribute, over decodings of one latent; each latent by one view in turn."
     views, table = [k for k in bench.views if bench.carries[k]], []
     if not views: return xr.Dataset()
     latents = min(latents, len(rows)) // len(views) * len(views)
     rows = rows.select(torch.randperm(len(rows))[:latents])
     for given in routes:
         z = model.infer({k: rows.values[k] for k in given}, **({} if given else {"n": latents}))
-        parts = [model.decode(z[i::len(views)].repeat_interleave(draws, 0), [view], **options)[view] for i, view in enumerate(views)]
-        shown = read(bench, judge, dict(zip(views, parts)))
-        nothing = torch.full((2,), math.nan, dtype=torch.float64)         # of an attribute that no view shows
-        table.append([torch.cat([entropy(v.view(-1, draws), n) for v in shown[a].values()] or [nothing]) for a, n in bench.attributes.items()])
-    figures = lambda f: np.array([[f(each) for each in row] for row in table])
+        drawn = {}
+        for i, view in enumerate(views):
+            repeated = z[i::len(views)].repeat_interleave(draws, 0)
+            drawn[view] = model.decode(repeated, [view], **options)[view]
+        shown = read(bench, judge, drawn)
+        for a, n in bench.attributes.items():
+            by_view = [entropy(v.view(-1, draws), n) for v in shown[a].values()]
+            nothing = torch.full((2,), math.nan, dtype=torch.float64)       # of an attribute that no view shows
+            each = torch.cat(by_view or [nothing])
+            table.append((each.mean().item(), (each.std() / len(each) ** 0.5).item()))
+    mean, error = np.array(table).reshape(len(routes), len(bench.attributes), 2).transpose(2, 0, 1)
+    axes = ("given", "attribute")
     nats = lambda long_name: {"units": "nats", "long_name": long_name, "n": latents, "draws": draws}
-    return xr.Dataset({"decoder_entropy": (("given", "attribute"), figures(lambda each: each.mean().item()), nats("entropy of what decodings of one latent show")),
-                       "decoder_entropy_se": (("given", "attribute"), figures(lambda each: (each.std() / len(each) ** 0.5).item()), nats("standard error of decoder_entropy"))},
-                      coords={"given": [route_name(g) for g in routes], "attribute": list(bench.attributes)})
+    return xr.Dataset({
+        "decoder_entropy": (axes, mean, nats("entropy of what decodings of one latent show")),
+        "decoder_entropy_se": (axes, error, nats("standard error of decoder_entropy")),
+    }, coords={"given": [route_name(g) for g in routes], "attribute": list(bench.attributes)})
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #2893e052
 @torch.no_grad()
-def draw(model, bench: Benchmark, rows: Rows, routes: Sequence[tuple[str, ...]], tick: Callable[[int], object] = lambda parts: None,
-         **options) -> dict[tuple[str, ...], dict[str, Tensor]]:
-    "For each given set, one draw a row of every modality that is not given. `tick` is told how many a route had. `options` go to `model.decode` (steps, guidance)."
+def draw(
+    model,
+    bench: Benchmark,
+    rows: Rows,
+    routes: Sequence[tuple[str, ...]],
+    tick: Callable[[int], object] = lambda parts: None,     # is told how many modalities a route had
+    **options,                                              # of `model.decode` (steps, guidance)
+) -> dict[tuple[str, ...], dict[str, Tensor]]:
+    "For each given set, one draw a row of every modality that is not given."
     held = model.encoded({k: rows.values[k] for k in bench.specs if any(k in g for g in routes)})
     latent = lambda given: model.infer(held.only(given)) if given else model.infer({}, n=len(rows))
     drawn = {}
@@ -178,7 +247,7 @@ def draw(model, bench: Benchmark, rows: Rows, routes: Sequence[tuple[str, ...]],
         tick(len(want))
     return drawn
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f
 def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], keep: int = 8) -> xr.Dataset:
     """The first `keep` rows of `draws`, to look at.
 
@@ -200,21 +269,34 @@ def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Te
     ds = xr.Dataset({"picture": (axes, np.stack(list(pictures.values())), told)}, coords={"given": list(pictures), "view": views})
     return ds.reindex(given=names)
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #17a26ac0
 @torch.no_grad()
-def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], *, keep: int = 8) -> xr.Dataset:
-    """Accuracy, coherence, agreement and total variation of `draws` {given set: what `draw` returns}, with chance and real-row ceilings.
+def coherence(
+    bench: Benchmark,
+    judge: Judge,
+    rows: Rows,
+    draws: Mapping[tuple[str, ...], Mapping[str, Tensor]],      # what `draw` returns for `rows`
+    *,
+    keep: int = 8,                                              # of `kept_draws`
+) -> xr.Dataset:
+    """Accuracy, coherence, agreement and total variation of draws, with chance and real-row ceilings.
 
-    What the given modalities do not carry is open: agreement, its control and total variation are of sets that leave something open to two views,
-    and of sets of labels. Total variation is that within the groups of rows that share the given labels; without a truth the law of what is
-    left open is not known, and there is none. `keep`: of `kept_draws`, which is all there is of a benchmark without attributes."""
+    What the given modalities do not carry is open: agreement, its control and total variation are of sets that leave
+    something open to two views, and of sets of labels. Total variation is that within the groups of rows that share the
+    given labels; without a truth the law of what is left open is not known, and there is none. Of a benchmark without
+    attributes there are `kept_draws` alone."""
     if not bench.attributes: return kept_draws(bench, draws, keep)
-    names, wants, attributes = [route_name(g) for g in draws], list(bench.specs), [*bench.attributes, "both"]
-    views = bench.views
+    views, wants, attributes = bench.views, list(bench.specs), [*bench.attributes, "both"]
     size = {**bench.attributes, "both": bench.cells}
-    empty = lambda *shape: np.full((len(draws), *shape, len(attributes)), np.nan)
-    accuracy, agreement, control, variation, sampling = empty(len(wants)), empty(), empty(), empty(), empty()
-    coherent, strict, valid = np.full(len(attributes), np.nan), *np.full((2, len(draws), len(wants)), np.nan)
+    empty = lambda *shape: np.full(shape, np.nan)
+    accuracy = empty(len(draws), len(wants), len(attributes))
+    strict = empty(len(draws), len(wants))
+    valid = empty(len(draws), len(wants))
+    agreement = empty(len(draws), len(attributes))
+    control = empty(len(draws), len(attributes))
+    variation = empty(len(draws), len(attributes))
+    sampling = empty(len(draws), len(attributes))
+    coherent = empty(len(attributes))
     for i, (given, drawn) in enumerate(draws.items()):
         shown = read(bench, judge, drawn)
         told = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
@@ -229,30 +311,36 @@ def coherence(bench: Benchmark, judge: Judge, rows: Rows, draws: Mapping[tuple[s
             for a, (every, alike) in agreement_of(bench, shown).items():
                 agreement[i, attributes.index(a)] = alike
                 if not given: coherent[attributes.index(a)] = every
-            group, within = same_given(bench, rows, given), same_given(bench, rows, [k for k in given if k in bench.labels])
+            group = same_given(bench, rows, given)
+            within = same_given(bench, rows, [k for k in given if k in bench.labels])
             seen = {**shown, "both": joint_code(bench, shown)}
             for j, a in enumerate(attributes):
                 control[i, j] = independent_agreement(pairs[a], group)
-                open_ = [seen[a][k] for k in views if k in seen[a]] if a not in told and not (a == "both" and told) else []
+                settled = a in told or (a == "both" and told)
+                open_ = [] if settled else [seen[a][k] for k in views if k in seen[a]]
                 if not open_ or not bench.truth: continue
                 variation[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_])
                 sampling[i, j] = sampling_variation(within, size[a])
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
-    by_route = ("given", "attribute")
+    by_route, by_want = ("given", "attribute"), ("given", "want")
     ds = xr.Dataset({
-        "accuracy": (("given", "want", "attribute"), accuracy, fraction("output shows what the given modalities carry")),
-        "accuracy_strict": (("given", "want"), strict, fraction("output shows all that the given modalities carry and it can show")),
-        "valid": (("given", "want"), valid, fraction("output that can be read")),
+        "accuracy": ((*by_want, "attribute"), accuracy, fraction("output shows what the given modalities carry")),
+        "accuracy_strict": (by_want, strict, fraction(
+            "output shows all that the given modalities carry and it can show")),
+        "valid": (by_want, valid, fraction("output that can be read")),
         "agreement": (by_route, agreement, fraction("pairs of views drawn together that agree")),
-        "agreement_independent": (by_route, control, fraction("pairs of views of independent latents, given the same, that agree")),
-        "total_variation": (by_route, variation, fraction("total variation from the uniform law of what is left open, within rows given the same labels")),
-        "total_variation_sampling": (by_route, sampling, fraction("total variation to be expected of as many true samples")),
+        "agreement_independent": (by_route, control, fraction(
+            "pairs of views of independent latents, given the same, that agree")),
+        "total_variation": (by_route, variation, fraction(
+            "total variation from the uniform law of what is left open, within rows given the same labels")),
+        "total_variation_sampling": (by_route, sampling, fraction(
+            "total variation to be expected of as many true samples")),
         "coherence": ("attribute", coherent, fraction("unconditional draws in which all modalities agree")),
-    }, coords={"given": names, "want": wants, "attribute": attributes})
+    }, coords={"given": [route_name(g) for g in draws], "want": wants, "attribute": attributes})
     if not bench.truth: ds = ds.drop_vars(["total_variation", "total_variation_sampling"])
     return ds.merge(kept_draws(bench, draws, keep)).merge(references(bench, judge, rows))
 
-# %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f
+# %% ../../nbs/evaluation/02_coherence.ipynb #c7921b3b
 def joint_law(bench: Benchmark, attributes: Sequence[str]) -> Tensor:
     "Frequencies of the combinations of some attributes among the train rows, float64 [values of the first, of the second, ...]."
     sizes = [bench.attributes[a] for a in attributes]
@@ -269,26 +357,33 @@ def coherence_by_chance(bench: Benchmark, most: int = 2**20) -> dict[str, float]
     if bench.truth: return {**single, "both": math.prod(single.values())}
     if bench.cells > most: return {**single, "both": math.nan}
     place = {a: i for i, a in enumerate(bench.attributes)}
-    laws = [(joint_law(bench, carried).numpy(), [place[a] for a in carried]) for carried in bench.carries.values() if carried]
-    return {**single, "both": float(np.einsum(*(part for law in laws for part in law), [], optimize=True))}
+    terms = []                                                      # of the sum: a law and its axes, by turns
+    for carried in filter(None, bench.carries.values()):
+        terms += [joint_law(bench, carried).numpy(), [place[a] for a in carried]]
+    return {**single, "both": float(np.einsum(*terms, [], optimize=True))}
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #4fa46926
 def references(bench: Benchmark, judge: Judge, rows: Rows) -> xr.Dataset:
-    "Chance and what real rows reach: `accuracy_chance`, `accuracy_real`, `agreement_chance`, `agreement_real`, `coherence_chance`, `coherence_real`."
+    "Chance and what real rows reach: `_chance` and `_real` of `accuracy`, `agreement` and `coherence`."
     attributes, wants = [*bench.attributes, "both"], list(bench.specs)
     shown = read(bench, judge, {k: rows.values[k] for k in wants})
-    real, together = hits_of(bench, shown, rows, list(bench.attributes)), agreement_of(bench, shown)
+    hits = hits_of(bench, shown, rows, list(bench.attributes))
+    real = [[hits[m, a].mean().item() if (m, a) in hits else np.nan for a in attributes] for m in wants]
+    together = agreement_of(bench, shown)
     single = [bench.chance([a]) for a in bench.attributes]
-    shared = [[a for a in bench.attributes if a in bench.carries[k] and a in bench.carries[l]] for k, l in combinations(bench.views, 2)]
-    pairs = [bench.chance(attributes) for attributes in shared if attributes]
+    pairs = []
+    for k, l in combinations(bench.views, 2):
+        shared = [a for a in bench.attributes if a in bench.carries[k] and a in bench.carries[l]]
+        if shared: pairs.append(bench.chance(shared))
     chance = [*single, bench.chance(list(bench.attributes))]
-    paired, alike = [*single, np.mean(pairs) if pairs else np.nan], list(coherence_by_chance(bench).values())
+    paired = [*single, np.mean(pairs) if pairs else np.nan]
+    alike = list(coherence_by_chance(bench).values())
     fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
     return xr.Dataset({
         "accuracy_chance": ("attribute", chance, fraction("accuracy by chance")),
         "agreement_chance": ("attribute", paired, fraction("agreement by chance")),
         "coherence_chance": ("attribute", alike, fraction("coherence by chance")),
-        "accuracy_real": (("want", "attribute"), [[real[m, a].mean().item() if (m, a) in real else np.nan for a in attributes] for m in wants], fraction("accuracy of real rows")),
+        "accuracy_real": (("want", "attribute"), real, fraction("accuracy of real rows")),
         "coherence_real": ("attribute", [together[a][0] for a in attributes], fraction("coherence of real rows")),
         "agreement_real": ("attribute", [together[a][1] for a in attributes], fraction("agreement of real rows")),
     }, coords={"attribute": attributes, "want": wants})
