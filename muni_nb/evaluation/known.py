@@ -23,7 +23,8 @@ from ..models.base import Given, LatentModel
 # %% ../../nbs/evaluation/00_known.ipynb #ccf2649e
 def picture(digit: Tensor, quadrant: Tensor, crop: Tensor, size: int) -> Tensor:
     "Views uint8 [N, 3, size, size] that say digit [N], quadrant [N] and crop [N, 2] in [0, 1)."
-    red, green = (255 * value / (ATTRIBUTES[a] - 1) for a, value in (("digit", digit), ("quadrant", quadrant)))
+    red = 255 * digit / (ATTRIBUTES["digit"] - 1)
+    green = 255 * quadrant / (ATTRIBUTES["quadrant"] - 1)
     blue = (256 * crop).floor().repeat_interleave(size // 2, dim=1)
     flat = lambda level: level.round()[:, None, None].expand(-1, size, size)
     return torch.stack([flat(red), flat(green), blue[:, None].expand(-1, size, -1)], 1).to(torch.uint8)
@@ -33,24 +34,31 @@ def read_picture(x: Tensor) -> dict[str, Tensor]:
     "What views [N, 3, H, W], floats in [-1, 1], say: `digit` and `quadrant` int64 [N], `crop` float32 [N, 2]."
     level = (x.float().clamp(-1, 1) + 1) / 2
     shown = {a: (level[:, i, 0, 0] * (n - 1)).round().long() for i, (a, n) in enumerate(ATTRIBUTES.items())}
-    return shown | {"crop": ((255 * level[:, 2, 0][:, [0, -1]]).round() + 0.5) / 256}
+    blue = level[:, 2, 0][:, [0, -1]]
+    return shown | {"crop": ((255 * blue).round() + 0.5) / 256}
 
-
+# %% ../../nbs/evaluation/00_known.ipynb #78466e0b
 def known_benchmark(rows: int = 2000, test_rows: int = 2000, size: int = 4, seed: int = 0) -> Benchmark:
-    "Three views of `size` (even) pixels that say digit, quadrant and a private crop [N, 2], uniform on 256 levels; and both labels."
-    specs = {k: Spec(k, "image", (3, size, size)) for k in VIEWS} | {k: Spec(k, "category", classes=n) for k, n in ATTRIBUTES.items()}
+    """Three views that say digit, quadrant and a private crop; and both labels.
+
+    Views have `size` (even) pixels; crops [N, 2] are uniform on 256 levels."""
+    specs = {k: Spec(k, "image", (3, size, size)) for k in VIEWS}
+    specs |= {k: Spec(k, "category", classes=n) for k, n in ATTRIBUTES.items()}
     carries = {k: tuple(ATTRIBUTES) for k in VIEWS} | {k: (k,) for k in ATTRIBUTES}
 
     def draw(index: Sequence[int], split: str = "test") -> Rows:
         i = torch.as_tensor(index)
         shown = {"digit": i % 10, "quadrant": i // 10 % 4}
-        crops = dict(zip(VIEWS, uniforms(i, split, seed, 2 * len(VIEWS)).split(2, dim=1)))
+        numbers = uniforms(i, split, seed, 2 * len(VIEWS))
+        crops = dict(zip(VIEWS, numbers.split(2, dim=1)))
         values = {k: picture(**shown, crop=u, size=size) for k, u in crops.items()} | shown
-        private = {f"{k}.crop": (((256 * u).floor() + 0.5) / 256).float() for k, u in crops.items()}
+        level = lambda u: ((256 * u).floor() + 0.5) / 256
+        private = {f"{k}.crop": level(u).float() for k, u in crops.items()}
         return Rows(values, shown, private, torch.ones(len(i), len(specs), dtype=torch.bool))
 
     config = {"builder": "known_benchmark", "rows": rows, "test_rows": test_rows, "size": size, "seed": seed}
-    return Benchmark("known", specs, draw(range(rows), "train"), draw(range(test_rows)), ATTRIBUTES, carries, config, Truth(draw))
+    train, test = draw(range(rows), "train"), draw(range(test_rows))
+    return Benchmark("known", specs, train, test, ATTRIBUTES, carries, config, Truth(draw))
 
 # %% ../../nbs/evaluation/00_known.ipynb #2267988d
 class KnownJudge:
@@ -76,7 +84,14 @@ class KnownModel(LatentModel):
     `noise`: standard deviation of the codes; `joint`: attributes not given are drawn into the latent. Nothing is learned."""
     guided = VIEWS
 
-    def __init__(self, bench: Benchmark, says: Sequence[str] = tuple(ATTRIBUTES), private: float | None = None, joint: bool = False, noise: float = 0.05):
+    def __init__(
+        self,
+        bench: Benchmark,
+        says: Sequence[str] = tuple(ATTRIBUTES),
+        private: float | None = None,
+        joint: bool = False,
+        noise: float = 0.05,
+    ):
         nn.Module.__init__(self)
         self.specs, self.names, self.carries = bench.specs, list(bench.specs), bench.carries
         self.says, self.private, self.joint, self.noise = tuple(says), private, joint, noise
@@ -85,7 +100,8 @@ class KnownModel(LatentModel):
     @property
     def device(self) -> torch.device: return torch.device("cpu")
 
-    def __repr__(self): return f"KnownModel(says={self.says}, private={self.private}, joint={self.joint}, noise={self.noise})"
+    def __repr__(self) -> str:
+        return f"KnownModel(says={self.says}, private={self.private}, joint={self.joint}, noise={self.noise})"
 
     def encoded(self, values: Mapping[str, Tensor]) -> Given:
         "Prepared values, see `LatentModel.encoded`."
@@ -102,22 +118,29 @@ class KnownModel(LatentModel):
         return mean, mean.shape[1]
 
     def posterior(self, given: Mapping[str, Tensor]) -> Posterior:
-        "The exact posterior of each row: one component, or one for each code that is possible. ValueError if nothing is given."
+        """The exact posterior of each row: one component, or one for each code that is possible.
+
+        ValueError if nothing is given."""
         if not given: raise ValueError("nothing is given: the law of the latent is the prior, see prior_sample")
         read = {k: read_picture(x) if k in VIEWS else {k: x} for k, x in self.encoded(given).items()}
         rows = len(next(iter(given.values())))
-        mean, components = self._codes({a: read[k][a] for k in read for a in self.carries[k]}, rows, self.joint)
+        shown = {a: read[k][a] for k in read for a in self.carries[k]}
+        codes, components = self._codes(shown, rows, self.joint)
         tell = self.private is not None and "view0" in read
-        crop = (2 + read["view0"]["crop"] if tell else torch.zeros(rows, 2))[:, None].expand(-1, components, -1)
-        logvar = 2 * torch.tensor([self.noise] * mean.shape[2] + [self.private or self.noise] * 2).log()
-        mean = torch.cat([mean, crop], 2)
-        return Posterior(torch.full((rows, components), -math.log(components)), mean, logvar.expand_as(mean))
+        crop = 2 + read["view0"]["crop"] if tell else torch.zeros(rows, 2)
+        mean = torch.cat([codes, crop[:, None].expand(-1, components, -1)], 2)
+        scale = torch.tensor([self.noise] * codes.shape[2] + [self.private or self.noise] * 2)
+        logvar = 2 * scale.log()
+        logweight = torch.full((rows, components), -math.log(components))
+        return Posterior(logweight, mean, logvar.expand_as(mean))
 
     def log_prior(self, z: Tensor) -> Tensor:
         "Log-density [B] in nats of z [B, 16] under the aggregate of leave-one-out posteriors; in float64."
         z = z.double()
         count = self.prior_codes.shape[1]
-        flat = Posterior(torch.full((1, count), -math.log(count)), self.prior_codes.double(), torch.full_like(self.prior_codes, 2 * math.log(self.noise)).double())
+        logweight = torch.full((1, count), -math.log(count))
+        logvar = torch.full_like(self.prior_codes, 2 * math.log(self.noise)).double()
+        flat = Posterior(logweight, self.prior_codes.double(), logvar)
         absent = torch.distributions.Normal(0.0, self.private or self.noise).log_prob(z[:, 14:]).sum(1)
         if self.private is None: return flat.log_prob(z[:, :14]) + absent
         share = 1 - 1 / len(self.names)                                     # of the leave-one-out sets that hold view0
@@ -127,8 +150,11 @@ class KnownModel(LatentModel):
         return flat.log_prob(z[:, :14]) + torch.logaddexp(math.log(share) + told, math.log1p(-share) + absent)
 
     def rate(self, given: Mapping[str, Tensor], draws: int = 64) -> tuple[Tensor, Tensor]:
-        "KL(posterior || prior) in nats [B], the mean log-ratio of `draws` draws; and by how much that is too high [B]: zero."
-        posterior, total = self.posterior(given), 0.0
+        """KL(posterior || prior) in nats [B], and by how much that is too high [B]: zero.
+
+        The mean log-ratio of `draws` draws."""
+        posterior = self.posterior(given)
+        total = 0.0
         for _ in range(draws):
             z = posterior.sample(torch.randn(len(posterior), 16), torch.rand(len(posterior)))
             total = total + posterior.log_prob(z) - self.log_prior(z)
@@ -151,23 +177,34 @@ class KnownModel(LatentModel):
         return posterior.sample(torch.randn(len(posterior), 16), torch.rand(len(posterior)))
 
     def decoder_loss(self, z: Tensor, name: str, x: Tensor, told: float = 1.0) -> Tensor:
-        "Loss [B] of decoding x given z [B, 16] (0 told: given nothing): nats of a label, infinite if z says another; of a view 5 for each nat of the attributes left open."
-        open_ = {a: torch.where((block.amax(1) > 0.5) & (told > 0), 0.0, math.log(ATTRIBUTES[a])) for a, block in self._blocks(z).items()}
+        """Loss [B] of decoding x given z [B, 16]; 0 `told`: given nothing.
+
+        Nats of a label, infinite if z says another; of a view 5 for each nat of the attributes left open."""
+        blocks, open_ = self._blocks(z), {}
+        for a, block in blocks.items():
+            said = (block.amax(1) > 0.5) & (told > 0)
+            open_[a] = torch.where(said, 0.0, math.log(ATTRIBUTES[a]))
         if name not in ATTRIBUTES: return 5.0 * sum(open_.values())
-        return torch.where((open_[name] > 0) | (self._blocks(z)[name].argmax(1) == x), open_[name], torch.inf)
+        possible = (open_[name] > 0) | (blocks[name].argmax(1) == x)
+        return torch.where(possible, open_[name], torch.inf)
 
     def _blocks(self, z: Tensor) -> dict[str, Tensor]:
         return dict(zip(ATTRIBUTES, z[:, :14].split(list(ATTRIBUTES.values()), 1)))
 
     def decode(self, z: Tensor, want: Sequence[str], **options) -> dict[str, Tensor]:
-        "The wanted modalities of each z [B, 16]: what z says; what it leaves open is drawn for each modality. `options` are ignored."
+        """The wanted modalities of each z [B, 16]: what z says; what it leaves open is drawn for each modality.
+
+        `options` are ignored."""
         self.check_want(want)
         blocks = self._blocks(z)
         drawn = {}
         for k in want:
-            shown = {a: torch.where(blocks[a].amax(1) > 0.5, blocks[a].argmax(1), torch.randint(n, (len(z),))) for a, n in ATTRIBUTES.items()}
-            image = k in VIEWS
-            drawn[k] = self.specs[k].prepare(picture(**shown, crop=torch.rand(len(z), 2), size=self.specs[k].shape[1])) if image else shown[k]
+            shown, spec = {}, self.specs[k]
+            for a, n in ATTRIBUTES.items():
+                chance = torch.randint(n, (len(z),))
+                shown[a] = torch.where(blocks[a].amax(1) > 0.5, blocks[a].argmax(1), chance)
+            if k in VIEWS: drawn[k] = spec.prepare(picture(**shown, crop=torch.rand(len(z), 2), size=spec.shape[1]))
+            else: drawn[k] = shown[k]
         return drawn
 
 # %% ../../nbs/evaluation/00_known.ipynb #e0a9b21a
