@@ -82,20 +82,32 @@ def wanting(
 
 # %% ../../nbs/evaluation/07_report.ipynb #259c4656
 @torch.no_grad()
-def judge_draws(model, bench: Benchmark, judge: Judge, rows: int, routes: Sequence[tuple[str, ...]], seed: int = 0, towers: Towers | None = None,
-                tick: Callable[[int], object] = lambda parts: None, **options) -> xr.Dataset:
+def judge_draws(
+    model,
+    bench: Benchmark,
+    judge: Judge,
+    rows: int,
+    routes: Sequence[tuple[str, ...]],
+    seed: int = 0,
+    towers: Towers | None = None,
+    tick: Callable[[int], object] = lambda parts: None,     # is told how many modalities a route had
+    **options,                                              # of the decoder
+) -> xr.Dataset:
     """Coherence of `routes` on the first `rows` complete test rows, and fidelity of draws from nothing.
 
     Also decoder entropy of routes that give labels or nothing and, with `towers`, alignment. With too `few` complete rows
-    fidelity alone. `tick` is told of every route drawn, as many parts as it has modalities to draw. `options`: of the decoder."""
+    fidelity alone."""
     torch.manual_seed(seed)
-    test, labels = bench.complete(bench.test, rows), set(bench.labels)
-    parts, open_ = [], [g for g in routes if set(g) <= labels]
+    test = bench.complete(bench.test, rows)
+    open_ = [g for g in routes if set(g) <= set(bench.labels)]
+    parts = []
     if not few(bench, bench.test):
         draws = draw(model, bench, test, routes, tick, **options)
         parts.append(coherence(bench, judge, test, draws))
         if open_ and bench.attributes: parts.append(decoder_entropy(model, bench, judge, test, open_, **options))
-    else: draws = draw(model, bench, bench.test.select(slice(rows)), [g for g in routes if not g], tick, **options)
+    else:
+        from_nothing = [g for g in routes if not g]
+        draws = draw(model, bench, bench.test.select(slice(rows)), from_nothing, tick, **options)
     if () in draws: parts.append(fidelity(bench, judge, draws[()], bench.test))
     if towers: parts.append(alignment(bench, towers, test, draws))
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
@@ -105,51 +117,77 @@ def judge_draws(model, bench: Benchmark, judge: Judge, rows: int, routes: Sequen
 def judge_latents(model, bench: Benchmark, rows: int, per_class: int = 2000, probe_steps: int = 400) -> xr.Dataset:
     """Predictivity and minimality; where latents cannot be probed (see `unprobed`) rates alone.
 
-    Rates are of the first `rows` complete test rows, probes of all of them, leakage of `per_class` fresh rows of each of four classes."""
+    Rates are of the first `rows` complete test rows, probes of all of them, leakage of `per_class` fresh rows of each of
+    four classes."""
     test = bench.complete(bench.test, rows)
     parts = [] if unprobed(bench) else [predictivity(model, bench, steps=probe_steps)]
-    parts.append(minimality(model, bench, model.encoded(test.values), test, sets=None if bench.draw and per_class else [], per_class=per_class))
+    sets = None if bench.draw and per_class else []
+    parts.append(minimality(model, bench, model.encoded(test.values), test, sets=sets, per_class=per_class))
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     if unprobed(bench): return ds
-    floor = bench.nats["joint"] - ds.probe_leave_one_out.sel(attribute="both", drop=True)
-    nats = {"units": "nats", "n": len(test)}
+    of_both = ds.sel(attribute="both", drop=True)
+    floor = bench.nats["joint"] - of_both.probe_leave_one_out
+    excess = ds.rate_leave_one_out - ds.rate_gap_leave_one_out - floor
+    error = (ds.rate_leave_one_out_se**2 + of_both.probe_leave_one_out_se**2) ** 0.5
+    nats = lambda long_name: {"units": "nats", "n": len(test), "long_name": long_name}
     return ds.assign(
-        rate_excess=(ds.rate_leave_one_out - ds.rate_gap_leave_one_out - floor).assign_attrs({**nats, "long_name": "leave-one-out rate beyond what a probe finds of the attributes (at least 0)"}),
-        rate_excess_se=((ds.rate_leave_one_out_se**2 + ds.probe_leave_one_out_se.sel(attribute="both", drop=True) ** 2) ** 0.5).assign_attrs({**nats, "long_name": "standard error of rate_excess"}))
+        rate_excess=excess.assign_attrs(nats(
+            "leave-one-out rate beyond what a probe finds of the attributes (at least 0)")),
+        rate_excess_se=error.assign_attrs(nats("standard error of rate_excess")))
 
 # %% ../../nbs/evaluation/07_report.ipynb #230cba11
 @torch.no_grad()
-def evaluate(model, bench: Benchmark, judge: Judge, *, rows: int = 1000, routes: Sequence[Sequence[str]] | None = None, steps: int = 12,
-             guidance: float | Sequence[float] = 1.5, seed: int = 0, precision: str = "auto", progress: bool = False, latents: bool = True, per_class: int = 2000,
-             probe_steps: int = 400, towers: Towers | None = None) -> xr.Dataset:
+def evaluate(
+    model,
+    bench: Benchmark,
+    judge: Judge,
+    *,
+    rows: int = 1000,                                   # test rows drawn for
+    routes: Sequence[Sequence[str]] | None = None,      # given sets to draw from, by default the published ones
+    steps: int = 12,                                    # of the image decoder, as is the guidance
+    guidance: float | Sequence[float] = 1.5,            # several become a dimension, each on the same noise
+    seed: int = 0,
+    precision: str = "auto",                            # of the networks, see nets.precision
+    progress: bool = False,                             # show how far it is
+    latents: bool = True,                               # off: draws alone are judged
+    per_class: int = 2000,                              # rows behind leakage
+    probe_steps: int = 400,                             # of the probes' training
+    towers: Towers | None = None,                       # for alignment scores, of pictures, captions and sounds
+) -> xr.Dataset:
     """All criteria of a model, as one dataset.
 
-    `rows`: test rows drawn for. `routes`: given sets to draw from, by default the published ones (a model that cannot be given views:
-    those without views). `steps`, `guidance`: of the image decoder; several guidances become a dimension, each on the same noise.
-    `precision`: of the networks, see nets.precision. `progress`: show how far it is. `latents` off: draws alone are judged.
-    `per_class`: rows behind leakage. `probe_steps`: of the probes' training. `towers`: for alignment scores, of a benchmark of pictures, captions and sounds.
-
+    Of a model that cannot be given views the published routes are those without views.
     Without a truth it is of complete test rows (fidelity: of those that have the view), and entropies and chance are measured
     from the train rows. What cannot be had is named in the attribute `left_out`, {what: why} as JSON, and printed."""
     began = time.perf_counter()
     if routes is None:
         routes = [g for g in published_routes(bench) if set(g) <= set(model.reads) and set(g) < set(bench.specs)]
-    routes, several = list(dict.fromkeys(tuple(g) for g in routes)), isinstance(guidance, Sequence)
-    if full := [g for g in routes if set(g) >= set(bench.specs)]: raise ValueError(f"route {route_name(full[0])} gives everything: nothing is left to draw")
+    routes = list(dict.fromkeys(tuple(g) for g in routes))
+    if full := [g for g in routes if set(g) >= set(bench.specs)]:
+        raise ValueError(f"route {route_name(full[0])} gives everything: nothing is left to draw")
+    several = isinstance(guidance, Sequence)
     strengths = list(guidance) if several else [guidance]
     known, seen = as_read(bench, judge)
     left_out = wanting(bench, known, seen, judge, routes)
-    test, whole = known.complete(bench.test, rows), not few(known, known.test)
-    drawn = sum(len(bench.specs) - len(g) for g in routes) * len(strengths)                  # modalities, over routes
+    test = known.complete(bench.test, rows)
+    whole = not few(known, known.test)
+    drawn = sum(len(bench.specs) - len(g) for g in routes) * len(strengths)     # modalities, over routes
     bar = progress_bar("judging", drawn + drawn // 2, shown=progress)
     with torch.random.fork_rng(), autocast(precision, model.device):
-        parts = [judge_draws(model, seen, judge, rows, routes, seed, towers, bar.update, steps=steps, guidance=strength).assign_coords(guidance=strength)
-                 for strength in strengths]
+        parts = []
+        for strength in strengths:
+            options = {"steps": steps, "guidance": strength}
+            part = judge_draws(model, seen, judge, rows, routes, seed, towers, bar.update, **options)
+            parts.append(part.assign_coords(guidance=strength))
         if several: parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
         torch.manual_seed(seed)
-        if latents and whole and model.guided: parts.append(nat_value(model, known, known.complete(bench.test, rows // 2)))
-        if latents and whole and isinstance(model, Rated): parts.append(judge_latents(model, known, rows, per_class, probe_steps))
-        if len(test): parts.append(xr.Dataset({name: ((), *figure) for name, figure in model.own_figures(test).items()}))
+        if latents and whole and model.guided:
+            parts.append(nat_value(model, known, known.complete(bench.test, rows // 2)))
+        if latents and whole and isinstance(model, Rated):
+            parts.append(judge_latents(model, known, rows, per_class, probe_steps))
+        if len(test):
+            own = {name: ((), *figure) for name, figure in model.own_figures(test).items()}
+            parts.append(xr.Dataset(own))
     if whole: parts.append(verifier_error(judge, known, known.complete(bench.test)))
     bar.update(bar.total - bar.n)
     bar.close()
@@ -157,9 +195,17 @@ def evaluate(model, bench: Benchmark, judge: Judge, *, rows: int = 1000, routes:
     order = {"given": [route_name(g) for g in routes], "attribute": [*known.attributes, "both"]}
     for name in order.keys() & ds.coords.keys():
         there = list(ds[name].values)
-        ds = ds.sel({name: [*(v for v in order[name] if v in there), *(v for v in there if v not in order[name])]})
+        first = [v for v in order[name] if v in there]
+        others = [v for v in there if v not in order[name]]
+        ds = ds.sel({name: first + others})
     if left_out:
-        print(f"{bench.name}, left out: {'; '.join(f'{what} ({why})' for what, why in left_out.items())}")
+        reasons = "; ".join(f"{what} ({why})" for what, why in left_out.items())
+        print(f"{bench.name}, left out: {reasons}")
         ds = ds.assign_attrs(left_out=json.dumps(left_out))
-    return ds.assign_attrs(evaluation_rows=len(test) if whole else min(rows, len(bench.test)), decoder_steps=steps, evaluation_seed=seed, evaluation_precision=precision_in_force(precision, model.device),
-                           parameters=sum(p.numel() for p in model.parameters()), evaluation_seconds=time.perf_counter() - began)
+    return ds.assign_attrs(
+        evaluation_rows=len(test) if whole else min(rows, len(bench.test)),
+        decoder_steps=steps,
+        evaluation_seed=seed,
+        evaluation_precision=precision_in_force(precision, model.device),
+        parameters=sum(p.numel() for p in model.parameters()),
+        evaluation_seconds=time.perf_counter() - began)
