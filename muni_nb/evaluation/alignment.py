@@ -36,15 +36,17 @@ def paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cosine_score(a: Tensor, b: Tensor) -> float:
-    "Mean of 100 cos over pairs of vectors a, b [N, F] of any length: the CLIP and CLAP scores (MUNITE E.3, stated). -100 to 100."
+    """Mean of 100 cos over pairs of vectors a, b [N, F] of any length; -100 to 100.
+
+    The CLIP and CLAP scores (MUNITE E.3, stated)."""
     a, b = paired(a, b)
     return 100 * (a * b).sum(1).mean().item()
 
 
 def ais(generated: Tensor, counterparts: Tensor, block: int = 512) -> float:
-    """Percentage of all counterparts [N, F] that are strictly farther from what was generated [N, F] than its own (MUNITE eq. 19, stated).
+    """Percentage of all counterparts [N, F] that are strictly farther from what was generated [N, F] than its own.
 
-    Chance 50, at most 100 (1 - 1/N). By cosine (inferred). Needs memory for `block` x N numbers."""
+    MUNITE eq. 19 (stated); by cosine (inferred). Chance 50, at most 100 (1 - 1/N). Needs memory for `block` x N numbers."""
     g, c = paired(generated, counterparts)
     below = 0
     for start in range(0, len(g), block):
@@ -57,7 +59,8 @@ def ais(generated: Tensor, counterparts: Tensor, block: int = 512) -> float:
 def ideal_ais(attributes: list[Tensor]) -> float:
     "The AIS of rows whose towers know these attributes, [N] each, and nothing else (derived)."
     cell = torch.stack(attributes, 1).unique(dim=0, return_inverse=True)[1]
-    return 100 * (1 - (cell.bincount()[cell] + 1).double().mean().item() / (2 * len(cell)))
+    alike = cell.bincount()[cell]                       # rows that a row cannot be told from, with itself
+    return 100 * (1 - (alike + 1).double().mean().item() / (2 * len(cell)))
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #9a1cb7cd
 PAIRS = {"clip": ("image", "text"), "clap": ("audio", "text"), "ais": ("image", "audio"), "ais_direct": ("image", "audio")}   # score -> kinds
@@ -76,22 +79,33 @@ class Towers(nn.Module):
         if any(kinds.count(k) != 1 for k in ("image", "text", "audio")):
             raise ValueError(f"want one image, one text and one audio modality, as data.scenes has; got {', '.join(kinds)}")
         self.specs = {s.kind: s for s in specs.values()}
-        side, (length,), (mels, frames) = self.specs["image"].shape[-1], self.specs["text"].shape, self.specs["audio"].shape
+        side = self.specs["image"].shape[-1]
+        (length,) = self.specs["text"].shape
+        mels, frames = self.specs["audio"].shape
         square = mels * math.ceil((frames / mels) ** 0.5)
+        patch = square // 8
         self.repeat = square**2 // (mels * frames)
-        words = dict(vocab_size=self.specs["text"].classes, max_position_embeddings=PAD + 1 + length, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
-                     hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
-        vision = dict(image_size=side, patch_size=side // 4, hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_attention_heads=6)
-        sound = dict(num_mel_bins=mels, spec_size=square, patch_size=square // 8, patch_stride=[square // 8] * 2, window_size=4, depths=[1, 2],
-                     num_attention_heads=[3, 6], patch_embeds_hidden_size=48, hidden_size=96, hidden_dropout_prob=0.0)
+        words = dict(
+            vocab_size=self.specs["text"].classes, max_position_embeddings=PAD + 1 + length,
+            pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+            hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
+        vision = dict(
+            image_size=side, patch_size=side // 4,
+            hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_attention_heads=6)
+        sound = dict(
+            num_mel_bins=mels, spec_size=square, patch_size=patch, patch_stride=[patch] * 2, window_size=4,
+            depths=[1, 2], num_attention_heads=[3, 6], patch_embeds_hidden_size=48, hidden_size=96,
+            hidden_dropout_prob=0.0)
         common = dict(projection_dim=64, attn_implementation="eager")   # at these sizes faster than fused attention on a CPU
         still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         self.nets = nn.ModuleDict({
             "clip": CLIPModel(CLIPConfig(text_config=words, vision_config=vision, **common)),
             "clap": ClapModel(ClapConfig(text_config=words | still, audio_config=sound, **common)),
             "ais": ClapAudioModelWithProjection(ClapAudioConfig(**sound, **common)),
-            "ais_direct": nn.ModuleDict({"image": CLIPVisionModelWithProjection(CLIPVisionConfig(**vision, **common)),
-                                         "audio": ClapAudioModelWithProjection(ClapAudioConfig(**sound, **common))})})
+            "ais_direct": nn.ModuleDict({
+                "image": CLIPVisionModelWithProjection(CLIPVisionConfig(**vision, **common)),
+                "audio": ClapAudioModelWithProjection(ClapAudioConfig(**sound, **common))}),
+        })
 
     def features(self, score: str, kind: str, x: Tensor) -> Tensor:
         "Unit vectors [B, 64] of prepared values [B, ...] of a kind, by the towers of a score; with gradients."
@@ -100,7 +114,9 @@ class Towers(nn.Module):
         match score, kind:
             case "clip" | "ais", "image": v = nets["clip"].get_image_features(pixel_values=x).pooler_output
             case "clip", "text": v = nets["clip"].get_text_features(input_ids=x).pooler_output
-            case "clap", "text": v = nets["clap"].get_text_features(input_ids=x, attention_mask=(x != PAD).long()).pooler_output
+            case "clap", "text":
+                there = (x != PAD).long()
+                v = nets["clap"].get_text_features(input_ids=x, attention_mask=there).pooler_output
             case "clap", "audio": v = nets["clap"].get_audio_features(input_features=x).pooler_output
             case "ais", "audio": v = nets["ais"](input_features=x).audio_embeds
             case "ais_direct", "image": v = nets["ais_direct"]["image"](pixel_values=x).image_embeds
@@ -110,25 +126,41 @@ class Towers(nn.Module):
 
     @torch.no_grad()
     def embed(self, score: str, kind: str, values: Tensor, chunk: int = 500) -> Tensor:
-        "Unit vectors [N, 64] of values [N, ...] of a kind, as rows hold or models draw them, on the CPU; the same whatever surrounds it."
+        """Unit vectors [N, 64] of values [N, ...] of a kind, as rows hold or models draw them.
+
+        On the CPU; the same whatever surrounds it."""
         x = self.specs[kind].prepare(values.cpu())
         with torch.autocast("cpu", enabled=False):
             return torch.cat([self.features(score, kind, part) for part in x.split(chunk)])
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #67ac1e7f
-def train_pair(towers: Towers, score: str, lessons: Rows, steps: int, batch_size: int, lr: float, seed: int, precision: str = "auto",
-               progress: bool = True) -> None:
+def train_pair(
+    towers: Towers,
+    score: str,
+    lessons: Rows,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    precision: str = "auto",
+    progress: bool = True,
+) -> None:
     "Train the networks of one score on its two kinds, and freeze them."
-    net, generator = towers.nets[score].train().requires_grad_(True), torch.Generator().manual_seed(seed)
+    net = towers.nets[score].train().requires_grad_(True)
+    specs = [towers.specs[kind] for kind in PAIRS[score]]
+    generator = torch.Generator().manual_seed(seed)
     scale = nn.Parameter(torch.tensor(1 / 0.07).log())                       # CLIP's first temperature, and below its least
     optimiser = torch.optim.AdamW([*net.parameters(), scale], lr, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
     for _ in progress_bar(f"towers of {score}", steps, range(steps), shown=progress):
         row = torch.randint(len(lessons), (batch_size,), generator=generator)
         with autocast(precision):
-            a, b = (towers.features(score, k, towers.specs[k].prepare(lessons.values[towers.specs[k].name][row])) for k in PAIRS[score])
+            a, b = (towers.features(score, s.kind, s.prepare(lessons.values[s.name][row])) for s in specs)
         loss = info_nce(a, b, 1 / scale.exp().clamp(max=100))
-        optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
     net.eval().requires_grad_(False)
 
 
@@ -137,10 +169,18 @@ def begin_as(net: nn.Module, other: nn.Module) -> None:
     weights = other.state_dict()
     net.load_state_dict({k: weights[k] for k in net.state_dict()})
 
-
-def train_towers(bench: Benchmark, steps: int = 500, batch_size: int = 128, lr: float = 2e-3, seed: int = 0, rows: int = 10_000, precision: str = "auto",
-                 progress: bool = True) -> Towers:
-    "Towers trained on `rows` of the benchmark's lessons, `steps` for each score, on the CPU. ValueError for a benchmark without any."
+# %% ../../nbs/evaluation/06_alignment.ipynb #83b628ef
+def train_towers(
+    bench: Benchmark,
+    steps: int = 500,           # for each score
+    batch_size: int = 128,
+    lr: float = 2e-3,
+    seed: int = 0,
+    rows: int = 10_000,         # of the benchmark's lessons
+    precision: str = "auto",
+    progress: bool = True,
+) -> Towers:
+    "Towers trained on the benchmark's lessons, on the CPU. ValueError for a benchmark without any."
     if bench.lessons is None: raise ValueError(f"{bench.name} has no rows for judges to learn from: give the Benchmark `lessons`")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -149,7 +189,9 @@ def train_towers(bench: Benchmark, steps: int = 500, batch_size: int = 128, lr: 
     nets, direct = towers.nets, towers.nets["ais_direct"]
     for score in PAIRS:
         if score == "ais": begin_as(nets["ais"], nets["clap"])
-        if score == "ais_direct": begin_as(direct["image"], nets["clip"]); begin_as(direct["audio"], nets["clap"])
+        if score == "ais_direct":
+            begin_as(direct["image"], nets["clip"])
+            begin_as(direct["audio"], nets["clap"])
         train_pair(towers, score, lessons, steps, batch_size, lr, seed, precision, progress)
     return towers.eval()
 
@@ -173,32 +215,46 @@ def score_of(score: str, a: Tensor, b: Tensor) -> float:
 
 def shuffled_score(score: str, a: Tensor, b: Tensor, times: int = 8) -> float:
     "The same where each row has the counterpart of another: mean over `times` shifts of the rows."
-    return float(np.mean([score_of(score, a, b.roll(1 + k * (len(b) - 1) // times, 0)) for k in range(times)]))
+    shifts = [1 + k * (len(b) - 1) // times for k in range(times)]
+    return float(np.mean([score_of(score, a, b.roll(shift, 0)) for shift in shifts]))
 
-
+# %% ../../nbs/evaluation/06_alignment.ipynb #484ba67f
 @torch.no_grad()
-def alignment(bench: Benchmark, towers: Towers, rows: Rows, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]]) -> xr.Dataset:
-    """CLIP, CLAP, AIS and direct AIS of `draws` {given set: what `coherence.draw` returns for `rows`}, in percent, by given set.
+def alignment(
+    bench: Benchmark,
+    towers: Towers,
+    rows: Rows,
+    draws: Mapping[tuple[str, ...], Mapping[str, Tensor]],      # what `coherence.draw` returns for `rows`
+) -> xr.Dataset:
+    """CLIP, CLAP, AIS and direct AIS of draws, in percent, by given set.
 
-    `clip_score` and so on; NaN where a route makes neither modality of a pair, or lacks one. `clip_real` and `clip_shuffled`: of the rows
-    themselves, as they are and with each other's counterparts. `ais_ideal`: real rows' if towers knew what all their kinds carry, and no more."""
+    `clip_score` and so on; NaN where a route makes neither modality of a pair, or lacks one. `clip_real` and
+    `clip_shuffled`: of the rows themselves, as they are and with each other's counterparts. `ais_ideal`: real rows' if
+    towers knew what all their kinds carry, and no more."""
     names = {kind: spec.name for kind, spec in towers.specs.items()}
     real = {(s, k): towers.embed(s, k, rows.values[names[k]]) for s, pair in PAIRS.items() for k in pair}
-    carried = lambda *kinds: [v for a, v in rows.attributes.items() if all(a in bench.carries[names[k]] for k in kinds)]
+
+    def carried(*kinds: str) -> list[Tensor]:
+        by_all = set.intersection(*(set(bench.carries[names[k]]) for k in kinds))
+        return [v for a, v in rows.attributes.items() if a in by_all]
+
     percent = lambda long_name: {"units": "percent", "long_name": long_name, "n": len(rows)}
     columns = {}
     for s, pair in PAIRS.items():
         found = np.full(len(draws), np.nan)
         for i, (given, drawn) in enumerate(draws.items()):
-            made, told = ([k for k in pair if names[k] in part] for part in (drawn, given))
-            if made and len(made + told) == 2:
-                found[i] = score_of(s, *(towers.embed(s, k, drawn[names[k]]) for k in made), *(real[s, k] for k in told))
+            made = [k for k in pair if names[k] in drawn]
+            told = [k for k in pair if names[k] in given]
+            if not made or len(made + told) != 2: continue
+            vectors = [towers.embed(s, k, drawn[names[k]]) for k in made] + [real[s, k] for k in told]
+            found[i] = score_of(s, *vectors)
         a, b = (real[s, k] for k in pair)
         columns |= {f"{s}_score": ("given", found, percent(NAMED[s])),
                     f"{s}_real": ((), (score_of(s, a, b) + score_of(s, b, a)) / 2, percent(f"{NAMED[s]}, real rows")),
                     f"{s}_shuffled": ((), shuffled_score(s, a, b), percent(f"{NAMED[s]}, shuffled rows"))}
     for s, kinds in {"ais": ("image", "text", "audio"), "ais_direct": ("image", "audio")}.items():
-        columns[f"{s}_ideal"] = ((), ideal_ais(carried(*kinds)), percent(f"{NAMED[s]}, if towers knew shared attributes alone"))
+        told = percent(f"{NAMED[s]}, if towers knew shared attributes alone")
+        columns[f"{s}_ideal"] = (), ideal_ais(carried(*kinds)), told
     return xr.Dataset(columns, coords={"given": [route_name(g) for g in draws]})
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #85519ce4
