@@ -8,7 +8,6 @@ __all__ = ['Family', 'given_sets', 'carried', 'with_axes', 'attributes_of', 'lab
            'check_names']
 
 # %% ../../nbs/evaluation/00_declare.ipynb #36ee802e
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from itertools import combinations
 
 import numpy as np
 import xarray as xr
+
+from ..nets.build import near_names
 
 # %% ../../nbs/evaluation/00_declare.ipynb #7de4f28a
 def given_sets(ds: xr.Dataset) -> list[tuple[str, ...]]:
@@ -184,6 +185,6 @@ def check_names(names: Iterable[str], known: Iterable[str], what: str = "figure"
     known = list(map(str, known))
     for name in names:
         if name in known: continue
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
+        near = near_names(name, known, cutoff=0.3)
         nearest = ", ".join(map(repr, near or known[:3]))
         raise ValueError(f"no {what} is called {name!r}; the nearest are {nearest}")

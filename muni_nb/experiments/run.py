@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
 from functools import lru_cache
 
 from ..data.digits import quadrant_digits
@@ -36,7 +35,7 @@ from ..models.mld import MLD
 from ..models.muni import MUNI, Routes
 from ..models.munite import MUNITE
 from ..models.oracle import Oracle
-from ..nets.build import Sizes
+from ..nets.build import Sizes, near_names
 from ..training.fit import Recipe
 
 TRAINING_VERSION = 1   # raised when trained weights change
@@ -51,8 +50,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {"quadrant_digits": quadrant_d
 
 def nearest(name: str, known: Mapping | list) -> str:
     "What `name` may have been meant to be, as the end of a sentence; nothing if nothing is near."
-    by_lower = {each.lower(): each for each in known}
-    near = [by_lower[each] for each in get_close_matches(str(name).lower(), by_lower)]
+    near = near_names(name, known)
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 

@@ -81,7 +81,8 @@ class AudioKind(Kind):
         return AudioDecoder(specs[0].shape, latent, cond=sizes.cond, widths=sizes.decoder, depth=sizes.depth,
                             patch=sizes.patch, time=sizes.time)
 
-    def likelihood(self, spec, sizes: AudioSizes, latent: int, law: str, scale: float, net: nn.Module | None = None) -> nn.Module:
+    def likelihood(self, spec, sizes: AudioSizes, latent: int, law: str = "laplace", scale: float = 0.75,
+                   net: nn.Module | None = None) -> nn.Module:
         net = net or nn.Sequential(upward_net((1, *spec.shape), latent, sizes.mean), nn.Flatten(1, 2))   # without the one channel
         return MeanDecoder(net, law, scale, limit=math.inf)
 

@@ -218,7 +218,8 @@ class ImageKind(Kind):
         return ImageDecoder(specs[0].shape, latent, len(specs), cond=sizes.cond, widths=sizes.decoder, depth=sizes.depth,
                             patch=sizes.patch, time=sizes.time)
 
-    def likelihood(self, spec, sizes: ImageSizes, latent: int, law: str, scale: float, net: nn.Module | None = None) -> nn.Module:
+    def likelihood(self, spec, sizes: ImageSizes, latent: int, law: str = "laplace", scale: float = 0.75,
+                   net: nn.Module | None = None) -> nn.Module:
         return MeanDecoder(net or upward_net(spec.shape, latent, sizes.mean), law, scale)
 
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:

@@ -64,7 +64,8 @@ class Kind:
         "The decoder of a group of modalities of one shape."
         raise NotImplementedError
 
-    def likelihood(self, spec, sizes: KindSizes, latent: int, law: str, scale: float, net: nn.Module | None = None) -> nn.Module:
+    def likelihood(self, spec, sizes: KindSizes, latent: int, law: str = "laplace", scale: float = 0.75,
+                   net: nn.Module | None = None) -> nn.Module:
         "A decoder whose loss is in nats: of values with a `law` and `scale` about what `net` (one of its own if None) makes of z."
         return self.decoder([spec], sizes, latent)
 
@@ -72,16 +73,16 @@ class Kind:
         "MUNITE's: a map from values [B, ...] to [B, width, *places], and the places; () for a single token. ValueError where there is none."
         raise ValueError(f"{spec.name}: MUNITE cannot use kind {self.name!r}: give the kind `tokens`, or leave the modality out")
 
-    def autoencoder(self, spec, sizes: KindSizes, code: int, width: int, law: str, scale: float) -> tuple[nn.Module, nn.Module]:
+    def autoencoder(self, spec, sizes: KindSizes, code: int, width: int) -> tuple[nn.Module, nn.Module]:
         "Values [B, ...] -> code [B, code], and a likelihood given the code; MLPs are `width` wide."
         if self.discrete:
             encoder = self.encoder(spec, sizes, code)
             encoder.head = encoder.head.mean                  # a code has no variance
-            return encoder, self.likelihood(spec, sizes, code, law, scale)
+            return encoder, self.likelihood(spec, sizes, code)
         values = math.prod(spec.shape)
         unfold = nn.Sequential(SkipMLP(code, values, width), nn.Unflatten(1, spec.shape))
         encoder = nn.Sequential(nn.Flatten(), SkipMLP(values, code, width))
-        return encoder, self.likelihood(spec, sizes, code, law, scale, unfold)
+        return encoder, self.likelihood(spec, sizes, code, net=unfold)
 
     def trunk(self, spec, width: int, features: int) -> nn.Module:
         "What a verifier begins with: prepared values [B, ...] -> features [B, features]. ValueError where only an exact reader will do."

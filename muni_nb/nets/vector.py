@@ -82,7 +82,8 @@ class VectorKind(Kind):
     def decoder(self, specs: list, sizes: VectorSizes, latent: int) -> nn.Module:
         return VectorDecoder(*specs[0].shape, latent, len(specs), width=sizes.decoder, depth=sizes.depth, cond=sizes.cond, time=sizes.time)
 
-    def likelihood(self, spec, sizes: VectorSizes, latent: int, law: str, scale: float, net: nn.Module | None = None) -> nn.Module:
+    def likelihood(self, spec, sizes: VectorSizes, latent: int, law: str = "laplace", scale: float = 0.75,
+                   net: nn.Module | None = None) -> nn.Module:
         return MeanDecoder(net or SkipMLP(latent, *spec.shape, sizes.decoder), law, scale, limit=math.inf)
 
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
