@@ -18,7 +18,9 @@ def axis_of(datasets: Sequence[xr.Dataset], dim: str) -> np.ndarray:
     here = [ds for ds in datasets if dim in ds.dims or dim in ds.coords]
     labelled = [np.atleast_1d(ds[dim].values) for ds in here if dim in ds.coords]
     if not labelled: return np.arange(max(ds.sizes[dim] for ds in here))
-    if len(labelled) < len(here): raise ValueError(f"dimension {dim!r} has labels in some of these datasets and none in others: they cannot be packed together")
+    if len(labelled) < len(here):
+        raise ValueError(f"dimension {dim!r} has labels in some of these datasets and none in others: "
+                         "they cannot be packed together")
     labels = dict.fromkeys(label for values in labelled for label in values.tolist())
     return np.array(list(labels) if labelled[0].dtype.kind == "U" else sorted(labels))
 
@@ -44,7 +46,9 @@ def stacked(datasets: Sequence[xr.Dataset], name: str, at: Sequence[Mapping[str,
     "One variable of all datasets, along `run` and every dimension that it has in any of them."
     having = [ds.variables[name] for ds in datasets if name in ds.variables]
     kinds = {"text" if v.dtype.kind in "UO" else v.dtype.str for v in having}
-    if len(kinds) > 1: raise ValueError(f"{name!r} is {' in one dataset and '.join(sorted(kinds))} in another: they cannot be packed together")
+    if len(kinds) > 1:
+        either = " in one dataset and ".join(sorted(kinds))
+        raise ValueError(f"{name!r} is {either} in another: they cannot be packed together")
     words = "text" in kinds
     dims = list(dict.fromkeys(dim for v in sorted(having, key=lambda v: -v.ndim) for dim in v.dims))
     empty = "" if words else np.nan if having[0].dtype.kind == "f" else 0
@@ -60,8 +64,10 @@ def stacked(datasets: Sequence[xr.Dataset], name: str, at: Sequence[Mapping[str,
 def pack(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     "Datasets as one, along the dimension `run`; `unpack` gives each of them back."
     for ds in datasets:
-        if clash := [k for k in ds.attrs if k in ds.variables]: raise ValueError(f"{clash[0]!r} is both a variable and an attribute of a dataset")
-        if clash := [k for k in (*ds.variables, *ds.attrs, *ds.dims) if k in ("run", "layout", "layouts", "form")]: raise ValueError(f"a packed dataset needs the name {clash[0]!r} for itself")
+        if clash := [k for k in ds.attrs if k in ds.variables]:
+            raise ValueError(f"{clash[0]!r} is both a variable and an attribute of a dataset")
+        if clash := [k for k in (*ds.variables, *ds.attrs, *ds.dims) if k in ("run", "layout", "layouts", "form")]:
+            raise ValueError(f"a packed dataset needs the name {clash[0]!r} for itself")
     axes = {dim: axis_of(datasets, dim) for dim in dict.fromkeys(dim for ds in datasets for dim in ds.dims)}
     at = [positions(ds, axes) for ds in datasets]
     layouts = [json.dumps(layout_of(ds, where)) for ds, where in zip(datasets, at)]

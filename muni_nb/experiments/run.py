@@ -63,7 +63,8 @@ def named(name: str, known: Mapping[str, Callable], what: str) -> Callable:
     try: place = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"{what} {name!r}: no module {error.name!r} can be imported; install it, or put its folder on PYTHONPATH") from error
-    if not hasattr(place, attribute): raise ValueError(f"{what} {name!r}: module {module} has no {attribute!r}{nearest(attribute, vars(place))}")
+    if not hasattr(place, attribute):
+        raise ValueError(f"{what} {name!r}: module {module} has no {attribute!r}{nearest(attribute, vars(place))}")
     return getattr(place, attribute)
 
 # %% ../../nbs/experiments/00_run.ipynb #6f67bb36
@@ -143,7 +144,8 @@ class Run:
     def build(self, specs: Mapping[str, Spec]) -> LatentModel:
         "The untrained model."
         routes = {"routes": self.routes} if self.takes_routes else {}
-        return self.kind(specs, sizes=self.sizes, **routes, **{name: self.revive(name, value) for name, value in self.options.items()})
+        options = {name: self.revive(name, value) for name, value in self.options.items()}
+        return self.kind(specs, sizes=self.sizes, **routes, **options)
 
     def revive(self, name: str, value):
         "An option as the constructor takes it: a dataclass, where it is one of the model's `settings`, of its fields."

@@ -98,7 +98,8 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
 
     `anew`: the study then holds nothing else. ValueError if a result is not of its run, by its own config."""
     path = Path(path)
-    if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN): raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
+    if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN):
+        raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
     for run, ds in zip(runs, results, strict=True):
         found = run_of(json.loads(ds.attrs["config"])).digest
         if found != run.digest: raise ValueError(f"the result for {run.name} is of another run: its own config is that of {found}")
