@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from .spec import KINDS, Benchmark, Rows, Spec
 from ..nets.audio import listen
-from ..nets.build import nearest
+from ..gate import nearest
 from ..nets.text import BOS, EOS, PAD, UNK
 
 # %% ../../nbs/data/06_own.ipynb #4ed4a304

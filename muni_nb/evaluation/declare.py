@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 import xarray as xr
 
-from ..nets.build import near_names
+from ..gate import near_names
 
 # %% ../../nbs/evaluation/00_declare.ipynb #7de4f28a
 def given_sets(ds: xr.Dataset) -> list[tuple[str, ...]]:
