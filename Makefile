@@ -7,7 +7,7 @@ READY := .venv/.ready
 CHECK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MUNI_NB_PRESET=smoke
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation test lab export clean hooks
+.PHONY: help setup ablation test publish lab export clean hooks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,14 @@ test: $(READY) ## lint, run every notebook, the ablations at their smoke preset,
 	$(CHECK) $(BIN)/nbdev_test --n_workers 2 --timing
 	$(CHECK) $(BIN)/nbdev_test --path ablations --n_workers 2 --timing
 	$(CHECK) $(BIN)/python -m pytest -n 2 --durations=10
+
+publish: $(READY) ## gather anew, from the committed records, what README and nbs/results.ipynb show
+	@mkdir -p runs
+	for study in routing peers five_views one_to_many scenes; do \
+	  $(BIN)/papermill --log-output ablations/$$study.ipynb runs/$$study.ipynb -p publish True || exit 1; done
+	$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace nbs/index.ipynb nbs/results.ipynb
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/readme.py
 
 lab: $(READY) ## open JupyterLab (ARGS goes to it)
 	$(BIN)/jupyter lab $(ARGS)

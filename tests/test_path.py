@@ -197,7 +197,7 @@ def test_a_papermill_sweep_is_resumed_after_a_kill_and_never_computed_twice(tmp_
     assert gathered(cut).equals(gathered(whole))
 
 
-@pytest.mark.parametrize("parameters, message", [({"sedes": [1]}, "unknown parameter sedes"), ({"poolings": ["sum"]}, "'sum' is not one of"), ({"steps": "many"}, "must be int")])
+@pytest.mark.parametrize("parameters, message", [({"sedes": [1]}, "unknown parameter .sedes."), ({"poolings": ["sum"]}, "'sum' is not one of"), ({"steps": "many"}, "must be a whole number")])
 def test_bad_parameters_stop_a_notebook_before_any_work(tmp_path, parameters, message):
     with pytest.raises(papermill.PapermillExecutionError, match=message):
         run_papermill(tmp_path / "results", tmp_path / "out.ipynb", **parameters)

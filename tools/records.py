@@ -2,6 +2,7 @@
 
   python tools/records.py routing results/runs/MUNI-0-*.nc           add them to ablations/records/routing.nc, or replace those of the same runs
   python tools/records.py quick results/runs/*.nc --anew             the study then holds nothing else
+  python tools/records.py --thin                                     of what was drawn, all studies keep what their notebooks show
 
 Results that were written when there was less to state, under identities of another form, are kept under today's. Each is proved: all that its
 config tells, today's run of it tells alike, and what is read out of the study is what was put in, to the last bit.
@@ -10,11 +11,20 @@ import argparse
 import json
 from pathlib import Path
 
+import xarray as xr
+
 from muni_nb.experiments.records import same
 from muni_nb.experiments.run import RENAMED, Run, run_of
-from muni_nb.experiments.store import keep, read, read_result
+from muni_nb.experiments.store import held, keep, read, read_result, studies
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
+SHOWN = {                                            # of what was drawn: by study, the given sets (and cells) that its notebook shows
+    "routing": {"given": ["nothing", "digit", "digit+quadrant"]},
+    "peers": {"given": ["nothing", "digit+quadrant"]},
+    "reference": {"given": ["nothing", "digit", "digit+quadrant"]},
+    "one_to_many": {"given": ["digit", "quadrant"]},
+    "five_views": {"given": ["nothing"]},
+    "scenes": {"given": ["nothing"], "cells": ["MUNI"]}}
 
 
 def agrees(told, now):
@@ -43,11 +53,43 @@ def keep_files(study: Path, files: list[Path], anew: bool = False) -> list[Run]:
     return runs
 
 
+def thinned(ds: xr.Dataset, given: list[str]) -> xr.Dataset:
+    "A result that keeps what it drew from the sets `given`, at its largest guidance; nothing if there are none."
+    drawn = [name for name, v in ds.data_vars.items() if "draw" in v.dims]
+    if not given: return ds.drop_vars(drawn)
+    kept = {}
+    for name in drawn:
+        v = ds[name].where(ds[name].given.isin(given)) if "given" in ds[name].dims else ds[name]
+        kept[name] = v.where(v.guidance == v.guidance.max()) if "guidance" in v.dims else v
+    return ds.assign({name: v.assign_attrs(ds[name].attrs) for name, v in kept.items()})
+
+
+def thin(records: Path) -> None:
+    "Let every study in `records` keep what its notebook shows of what was drawn: SHOWN, and of each cell its first seed."
+    for study in studies(records):
+        kept = list(held(study).values())
+        shown, runs, results = SHOWN.get(study.stem, {}), [], []
+        for cell, seed, ds in kept:
+            first = seed == min(other for name, other, _ in kept if name == cell)
+            asked = first and cell in shown.get("cells", [cell])
+            results.append(thinned(ds, shown.get("given", []) if asked else []))
+            runs.append(run_of(json.loads(ds.attrs["config"]), cell))
+        keep(study, runs, results, anew=True)
+        for run, before in zip(runs, kept):
+            figures = [name for name, v in before[2].data_vars.items() if "draw" not in v.dims]
+            same(read(run, study)[figures], before[2][figures])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="the name of a file in ablations/records, without its ending")
-    parser.add_argument("files", nargs="+", type=Path, help="results, one file a run")
+    parser.add_argument("study", nargs="?", help="the name of a file in ablations/records, without its ending")
+    parser.add_argument("files", nargs="*", type=Path, help="results, one file a run")
     parser.add_argument("--anew", action="store_true", help="keep these alone")
+    parser.add_argument("--thin", action="store_true", help="keep of what was drawn what notebooks show")
     told = parser.parse_args()
-    kept = keep_files(RECORDS / f"{told.study}.nc", told.files, told.anew)
-    print(f"{told.study}: {len(kept)} kept, each read back to the last bit")
+    if told.thin: thin(RECORDS)
+    elif not told.files: parser.error("name a study and the results to keep")
+    else:
+        kept = keep_files(RECORDS / f"{told.study}.nc", told.files, told.anew)
+        print(f"{told.study}: {len(kept)} kept, each read back to the last bit")
+
