@@ -50,7 +50,9 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], t [B]) -> like x
 
 
 def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    "Integrate from times[0] to times[-1] over the grid `times` [steps + 1]: one evaluation a step, first order."
+    """Integrate from times[0] to times[-1] over the grid `times` [steps + 1].
+
+    One evaluation a step, first order."""
     for t, after in zip(times[:-1], times[1:]):
         x = x + (after - t) * velocity(x, t.expand(len(x)))
     return x
@@ -69,7 +71,8 @@ def midpoint(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     "As `euler`, with the velocity at the middle of a step: two evaluations, second order."
     for t, after in zip(times[:-1], times[1:]):
         half = (after - t) / 2
-        x = x + 2 * half * velocity(x + half * velocity(x, t.expand(len(x))), (t + half).expand(len(x)))
+        middle = x + half * velocity(x, t.expand(len(x)))
+        x = x + 2 * half * velocity(middle, (t + half).expand(len(x)))
     return x
 
 
