@@ -24,7 +24,7 @@ def path(
 
 
 def velocity_target(clean: Tensor, noise: Tensor) -> Tensor:
-    "The velocity of the straight path, the same at every time; the regression target of flow matching."
+    "The velocity of the straight path, at every time the same: the target of flow matching."
     return clean - noise
 
 # %% ../../nbs/latent/02_flow.ipynb #1996f036
@@ -42,7 +42,9 @@ def logit_normal_time(
     std: float = 1.0,                         # of the logit of t
     device: torch.device | str | None = None,
 ) -> Tensor:                                  # [n] in [0, 1]
-    "Times whose logit is normal, stratified over the batch, in random order. Esser et al. 2024, eq. 19."
+    """Times whose logit is normal, stratified over the batch, in random order.
+
+    Esser et al. 2024, eq. 19."""
     return torch.sigmoid(mean + std * torch.special.ndtri(uniform_time(n, device)))
 
 # %% ../../nbs/latent/02_flow.ipynb #6e761285
@@ -59,7 +61,9 @@ def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
 
 
 def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    "As `euler`, with the mean of the velocities at both ends of a step: two evaluations, second order."
+    """As `euler`, with the mean of the velocities at both ends of a step.
+
+    Two evaluations a step, second order."""
     for t, after in zip(times[:-1], times[1:]):
         start = velocity(x, t.expand(len(x)))
         end = velocity(x + (after - t) * start, after.expand(len(x)))
@@ -68,7 +72,9 @@ def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
 
 
 def midpoint(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    "As `euler`, with the velocity at the middle of a step: two evaluations, second order."
+    """As `euler`, with the velocity at the middle of a step.
+
+    Two evaluations a step, second order."""
     for t, after in zip(times[:-1], times[1:]):
         half = (after - t) / 2
         middle = x + half * velocity(x, t.expand(len(x)))

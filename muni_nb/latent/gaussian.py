@@ -127,7 +127,9 @@ def pool(
     mask: Tensor,    # bool [B, M], the given experts
     pooling: str,    # one of POOLINGS
 ) -> Posterior:      # one component (poe, poe_prior, hellinger), M (moe) or 2^M - 1 (mopoe)
-    "The posterior of each row's given experts; N(0, I) as a placeholder for a row that is given nothing."
+    """The posterior of each row's given experts.
+
+    N(0, I) as a placeholder for a row that is given nothing."""
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
     mean, logvar = (torch.where(mask[..., None], part, 0.0) for part in (mean, logvar))

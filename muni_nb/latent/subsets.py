@@ -23,7 +23,7 @@ def all_subsets(
 
 # %% ../../nbs/latent/01_subsets.ipynb #2490bc43
 def _ranks(available: Tensor) -> Tensor:
-    "A uniformly random order of the available entries of each row, int64 [B, M]; the others come last."
+    "A random order of the available entries of each row, int64 [B, M]; the others come last."
     scores = torch.rand(available.shape, device=available.device)
     return scores.masked_fill(~available, 2.0).argsort(1).argsort(1)
 

@@ -217,7 +217,9 @@ class Given(dict):
 
 @patch
 def encoded(self: LatentModel, values: Mapping[str, Tensor]) -> Given:
-    "Rows to be asked about often: it, and its `only(names)`, is a `given` for every method of this model."
+    """Rows to be asked about often.
+
+    It, and its `only(names)`, is a `given` for every method of this model."""
     return Given(values)
 
 # %% ../../nbs/models/00_base.ipynb #7d287cb6
@@ -238,7 +240,9 @@ def decode(
     chunk: int = 512,
     **options,
 ) -> dict[str, Tensor]:
-    "Draw the wanted modalities from p(x | z) for each z [B, D], independently given z; images in [-1, 1]."
+    """Draw the wanted modalities from p(x | z) for each z [B, D], independently given z.
+
+    Images in [-1, 1]."""
     self.check_want(want)
     drawn = {}
     for name in want:
@@ -273,7 +277,7 @@ def sample(
     **options,                                     # `steps`, `guidance` and `solver` of the image decoder,
                                                    # `chunk` rows decoded at once
 ) -> dict[str, Tensor]:
-    "n joint draws of the modalities `want` for each row of `given`, row by row: {name: [B * n, ...]}."
+    "n joint draws of the modalities `want` for each row of `given`, adjacent: {name: [B * n, ...]}."
     self.check_want(want)
     if n < 1: raise ValueError(f"n, the draws for each row, must be at least 1, got {n}")
     with torch.random.fork_rng(enabled=seed is not None):

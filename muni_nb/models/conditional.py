@@ -63,9 +63,9 @@ class ConditionalMUNI(MUNI):
         return {"prior": prior, "loss": prior}
 
     def told(self, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
-        """The condition [B, 2 D + 1] of what is `given` [B, M], by its experts [B, M, D]; zeros for nothing.
+        """The condition [B, 2 D + 1] of what is `given` [B, M]; zeros for nothing.
 
-        Mean and standard deviations of the product of the experts that are given, and a one."""
+        By the experts [B, M, D]: mean and standard deviations of the product of the experts that are given, and a one."""
         product = pool(mean, logvar, given, "poe")
         deviation = (product.logvar[:, 0] / 2).exp()
         condition = torch.cat([product.mean[:, 0], deviation, torch.ones_like(mean[:, 0, :1])], 1)

@@ -22,7 +22,9 @@ from ..nets.build import Sizes, encoder_for
 # %% ../../nbs/models/01_experts.ipynb #446aa21e
 @runtime_checkable
 class Rated(Protocol):
-    "A model whose latents have posteriors and a rate: what the judges of predictivity and minimality ask."
+    """A model whose latents have posteriors and a rate.
+
+    What the judges of predictivity and minimality ask."""
 
     def encoded(self, values: Mapping[str, Tensor]):
         """Rows encoded once, to be asked about often.
@@ -35,7 +37,7 @@ class Rated(Protocol):
     def rate(self, given, draws: int = 64) -> tuple[Tensor, Tensor]:
         """Nats [B] that each row's latent costs under the prior.
 
-        And by how many [B] that is too high for a mixture."""
+        Then by how many [B] that is too high for a mixture."""
 
     def prior_sample(self, n: int) -> Tensor:
         "n latents [n, D] from the prior."
@@ -145,7 +147,7 @@ def rate(
     present: Mapping[str, Tensor] | None = None,
     draws: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """Nats [B] of each row's latent under the prior, and by how many [B] that is too high for a mixture.
+    """Nats [B] of each row's latent under the prior, and by how many a mixture's are too high.
 
     The first is exact up to the prior's fit for one Gaussian (the second is then 0) and a mean over
     components for mixtures. Posteriors are pooled as at test time: for MoPoE this is the product, not the

@@ -22,7 +22,9 @@ from ..nets.build import KINDS, Sizes, autoencoder_for
 
 # %% ../../nbs/models/04_mld.ipynb #f6ca56d0
 def vp(t: Tensor) -> tuple[Tensor, Tensor]:
-    "Scales of code and noise at times t of the variance-preserving SDE, beta from 0.1 to 20 (stated)."
+    """Scales of code and noise at times t of the variance-preserving SDE.
+
+    Beta from 0.1 to 20 (stated)."""
     beta = 0.1 * t + 19.9 / 2 * t**2                      # its integral from 0 to t
     return (-beta / 2).exp(), (-torch.expm1(-beta)).sqrt()
 
@@ -134,7 +136,9 @@ class MLD(LatentModel):
 # %% ../../nbs/models/04_mld.ipynb #709154a3
 @patch
 def encode(self: MLD, values: Mapping[str, Tensor], available: Tensor) -> Tensor:
-    "Codes [B, D] of prepared `values`, as decoders read them; zero where `available` [B, M] is False."
+    """Codes [B, D] of prepared `values`, as decoders read them.
+
+    Zero where `available` [B, M] is False."""
     parts = []
     for m, name in enumerate(self.names):
         rows = available[:, m]

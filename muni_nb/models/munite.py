@@ -211,7 +211,7 @@ def predict(
     subset: Tensor,             # bool [B, P, M], the modalities of each row that are shown
     own: Tensor | None = None,  # bool [B, M], where true the streams get no gradient from this
 ) -> Tensor:                    # [B, P, D]
-    "E(w, t; x^S): the clean latents of states w at times t, shown the modalities `subset` of each row."
+    "E(w, t; x^S): clean latents of states w at times t, shown the modalities `subset` of each row."
     count = self.options["registers"]
     passes = torch.eye(w.shape[1], dtype=torch.bool, device=w.device)
     same_pass = passes.repeat_interleave(count, 1).expand(len(w), -1, -1)
@@ -270,7 +270,9 @@ def prior_sample(self: MUNITE, n: int) -> Tensor:
 @patch
 @torch.no_grad()
 def teach(self: MUNITE, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
-    "States [B, D], their times [B] and targets [B, D]; of rows that lack modalities zero if `full_only`."
+    """States [B, D], their times [B] and targets [B, D].
+
+    Of rows that lack modalities zero if `full_only`."""
     full = streams.mask.all(1)
     noise = torch.randn(len(full), self.sizes.latent, device=self.device)
     time = uniform_time(len(noise), self.device)
