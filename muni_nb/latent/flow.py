@@ -84,7 +84,7 @@ def midpoint(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
 
 SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
 
-
+# %% ../../nbs/latent/02_flow.ipynb #2c36f835
 def solver_times(
     steps: int,
     end: float = 1.0,

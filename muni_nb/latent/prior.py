@@ -42,7 +42,8 @@ def flow_rate(
     """Nats of the posterior under the prior, an unbiased draw of a bound.
 
     On KL(floored posterior || prior at the floor); tight for one component and an exact velocity."""
-    rows, device = len(posterior), posterior.mean.device
+    rows = len(posterior)
+    device = posterior.mean.device
     span = max_logsnr - MIN_LOGSNR
     least = math.exp(MIN_LOGSNR)
     total = 0.0

@@ -64,8 +64,8 @@ class LatentModel(nn.Module):
         self.names = list(specs)
         self.groups = dict(groups or decoder_groups(self.specs))
         make = decoder or (lambda members: decoder_for(members, sizes))
-        members_of = {group: [specs[k] for k in names] for group, names in self.groups.items()}
-        self.decoders = nn.ModuleDict({group: make(members) for group, members in members_of.items()})
+        decoder_of = lambda names: make([specs[name] for name in names])
+        self.decoders = nn.ModuleDict({group: decoder_of(names) for group, names in self.groups.items()})
 
     @property
     def reads(self) -> list[str]:
@@ -162,7 +162,8 @@ def decoder_terms(
     terms = {}
     for group, members in self.groups.items():
         columns = torch.tensor([self.names.index(k) for k in members], device=available.device)
-        group_available, group_targets = available[:, columns], targets[:, columns]
+        group_available = available[:, columns]
+        group_targets = targets[:, columns]
         rows = group_targets.any(1).nonzero()[:, 0]
         if not len(rows): continue
         member = pick_one(group_targets[rows])
@@ -201,10 +202,10 @@ def prepare(
     rows = next(iter(counts.values()), 1)
     mask = torch.zeros(rows, len(self.names), dtype=torch.bool, device=self.device)
     for name in values:
-        here = torch.as_tensor(present.get(name, True), device=self.device)
-        if here.shape not in ((), (rows,)):
-            raise ValueError(f"present[{name!r}]: want {rows} booleans, got {list(here.shape)}")
-        mask[:, self.names.index(name)] = here
+        column = torch.as_tensor(present.get(name, True), device=self.device)
+        if column.shape not in ((), (rows,)):
+            raise ValueError(f"present[{name!r}]: want {rows} booleans, got {list(column.shape)}")
+        mask[:, self.names.index(name)] = column
     return values, mask
 
 # %% ../../nbs/models/00_base.ipynb #4438f952

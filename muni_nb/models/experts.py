@@ -112,13 +112,13 @@ def encoded(
         if present is None: return values
         raise ValueError("these rows are encoded: say what is present when encoding them, or use only(...)")
     rows = max(map(len, values.values()), default=1)
-    here = {k: torch.as_tensor(v) for k, v in (present or {}).items()}
+    present = {k: torch.as_tensor(v) for k, v in (present or {}).items()}
     parts = []
     for i in range(0, rows, chunk):
-        some_values = {k: v[i:i + chunk] for k, v in values.items()}
-        some_here = {k: v[i:i + chunk] if v.shape == (rows,) else v for k, v in here.items()}
-        some, mask = self.prepare(some_values, some_here)
-        parts.append((*self.encode(some, mask), mask))
+        part_values = {k: v[i:i + chunk] for k, v in values.items()}
+        part_present = {k: v[i:i + chunk] if v.shape == (rows,) else v for k, v in present.items()}
+        prepared, mask = self.prepare(part_values, part_present)
+        parts.append((*self.encode(prepared, mask), mask))
     mean, logvar, mask = (torch.cat(part) for part in zip(*parts))
     return Experts(tuple(self.names), mean, logvar, mask)
 

@@ -187,7 +187,8 @@ class MUNITE(LatentModel):
 @patch
 def look(self: MUNITE, values: Mapping[str, Tensor], available: Tensor) -> Streams:
     "What registers can see of prepared `values` where `available` [B, M]; the rest is not read."
-    rows, heads = len(available), self.options["heads"]
+    rows = len(available)
+    heads = self.options["heads"]
     none = available.new_zeros(rows, 0, 2 * self.options["width"], dtype=torch.float32)
     tables = [[none] for _ in self.blocks]
     owner = []

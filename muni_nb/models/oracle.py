@@ -68,6 +68,6 @@ def infer(
     labels = {}
     for k, table in self.tables.items():
         drawn = torch.randint(table.num_embeddings, (len(mask) * n,), device=self.device)
-        here = mask[:, self.names.index(k)].repeat_interleave(n)
-        labels[k] = torch.where(here, values[k].repeat_interleave(n), drawn) if k in values else drawn
+        is_given = mask[:, self.names.index(k)].repeat_interleave(n)
+        labels[k] = torch.where(is_given, values[k].repeat_interleave(n), drawn) if k in values else drawn
     return self.code(labels)
