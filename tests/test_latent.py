@@ -95,7 +95,7 @@ def test_subsets_stay_within_what_a_row_has(mask, seed):
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_rate_trains_encoders_under_every_pooling(pooling):
     mean, logvar = (part.requires_grad_() for part in experts(0).unbind())
-    mask = torch.tensor([[True, True, True], [True, False, True], [False, True, False], [False, False, False]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]]).bool()
     prior = FlowPrior(D, TimedMLP(D, D, width=16, depth=1))
     rate = prior.rate(pool(mean, logvar, mask, pooling), draws=8)
     assert rate.shape == (B,) and (rate > -1e-5).all()
@@ -112,7 +112,9 @@ def code(gap, var, n):
 
 
 def two_point_velocity(gap):
-    "The exact velocity of the prior that this code deserves: half a point mass at -gap, half at +gap in all dimensions."
+    """The exact velocity of the prior that this code deserves.
+
+    Half a point mass at -gap, half at +gap in all dimensions."""
     def velocity(z_s, s):
         s = s[:, None]
         clean = gap * torch.tanh(s * gap * z_s.sum(1, keepdim=True) / (1 - s) ** 2)

@@ -37,7 +37,8 @@ def test_a_model_trains_on_partly_observed_rows_and_draws_what_was_not_given(ben
         bench.specs["view1"].prepare(drawn["view1"]), bench.specs["digit"].prepare(drawn["digit"])
     again = type(model).load(model.save(tmp_path))
     assert same(model, again) and again.config() == model.config()
-    assert torch.equal(model.sample({"digit": [3]}, ["view0"], steps=2, seed=1)["view0"], again.sample({"digit": [3]}, ["view0"], steps=2, seed=1)["view0"])
+    draws = [m.sample({"digit": [3]}, ["view0"], steps=2, seed=1)["view0"] for m in (model, again)]
+    assert torch.equal(*draws)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -51,7 +52,8 @@ def test_a_model_resumes_bit_for_bit_at_any_step(bench, name, tmp_path, monkeypa
             if at == stop: raise KeyboardInterrupt
             return step(model, optimiser, bench, recipe, at, device)
         monkeypatch.setattr(training, "train_step", cut)
-        with pytest.raises(KeyboardInterrupt): fit(fresh(name, bench), bench, folder=tmp_path / str(stop), **QUICK)
+        with pytest.raises(KeyboardInterrupt):
+            fit(fresh(name, bench), bench, folder=tmp_path / str(stop), **QUICK)
         monkeypatch.undo()
         resumed = fresh(name, bench, seed=9)
         fit(resumed, bench, folder=tmp_path / str(stop), **QUICK)
@@ -70,5 +72,6 @@ def test_a_model_is_judged(name, tmp_path):
 def test_a_model_refuses_what_it_cannot_do(bench, name):
     model = fresh(name, bench)
     with pytest.raises(ValueError, match="want must be a non-empty list"): model.sample({}, [])
-    with pytest.raises(ValueError, match="unknown modality|cannot be given"): model.sample({"sound": [1]}, ["view0"])
+    with pytest.raises(ValueError, match="unknown modality|cannot be given"):
+        model.sample({"sound": [1]}, ["view0"])
     with pytest.raises(ValueError, match="digit"): model.sample({"digit": [10]}, ["view0"])

@@ -18,8 +18,8 @@ from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for, train_verifier
 from muni_nb.training.fit import Recipe, fit
 
-ARGUMENTS = dict(steps=30, batch_size=32, log_every=7, save_every=3, progress=False)
-SCRIPT = """
+ARGUMENTS = {"steps": 30, "batch_size": 32, "log_every": 7, "save_every": 3, "progress": False}
+SCRIPT = f"""
 import sys, torch
 torch.set_num_threads(1)
 from muni_nb.data.digits import quadrant_digits
@@ -28,7 +28,7 @@ from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import fit
 torch.manual_seed(0)
 bench = quadrant_digits(16, rows=200, test_rows=20)
-fit(MUNI(bench.specs, sizes=Sizes.tiny()), bench, folder=sys.argv[1], steps=30, batch_size=32, log_every=7, save_every=3, progress=False)
+fit(MUNI(bench.specs, sizes=Sizes.tiny()), bench, folder=sys.argv[1], **{ARGUMENTS!r})
 """
 
 
@@ -71,7 +71,8 @@ def test_a_damaged_or_foreign_checkpoint_is_named_before_any_work(bench, tmp_pat
     fit(model(bench), bench, folder=tmp_path, **{**ARGUMENTS, "steps": 3})
     file = tmp_path / "checkpoint.safetensors"
     with pytest.raises(ValueError, match="belongs to another run.*detach"):
-        fit(MUNI(bench.specs, Routes(detach=False), Sizes.tiny()), bench, folder=tmp_path, **{**ARGUMENTS, "steps": 3})
+        other = MUNI(bench.specs, Routes(detach=False), Sizes.tiny())
+        fit(other, bench, folder=tmp_path, **{**ARGUMENTS, "steps": 3})
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match="checkpoint.safetensors is not a readable checkpoint"):
         fit(model(bench), bench, folder=tmp_path, **{**ARGUMENTS, "steps": 3})
@@ -91,11 +92,15 @@ def test_a_bad_recipe_is_refused(bad):
 
 
 def test_every_entry_refuses_a_precision_that_is_none(bench):
-    entries = (lambda: Recipe(precision="half"), lambda: fit(model(bench), bench, steps=1, precision="half", progress=False),
-               lambda: evaluate(model(bench), bench, judge_for(bench, None), rows=4, steps=1, precision="half"),
-               lambda: train_verifier(bench, bench.views, steps=1, rows=40, precision="half", progress=False))
+    entries = (
+        lambda: Recipe(precision="half"),
+        lambda: fit(model(bench), bench, steps=1, precision="half", progress=False),
+        lambda: evaluate(model(bench), bench, judge_for(bench, None), rows=4, steps=1, precision="half"),
+        lambda: train_verifier(bench, bench.views, steps=1, rows=40, precision="half", progress=False),
+    )
+    message = "unknown precision 'half': choose one of auto, float32, bfloat16"
     for entry in entries:
-        with pytest.raises(ValueError, match="unknown precision 'half': choose one of auto, float32, bfloat16"): entry()
+        with pytest.raises(ValueError, match=message): entry()
 
 
 def test_what_was_computed_in_is_said_and_the_machine_decides_it(bench, monkeypatch):
@@ -106,4 +111,5 @@ def test_what_was_computed_in_is_said_and_the_machine_decides_it(bench, monkeypa
     monkeypatch.setattr(precision, "native_bfloat16", lambda device="cpu": False)
     precision._warn_of_emulation.cache_clear()
     with pytest.warns(UserWarning, match="without bfloat16 instructions.*times as long"):
-        assert fit(model(bench), bench, precision="bfloat16", **ARGUMENTS | {"steps": 2}).attrs["training_precision"] == "bfloat16"
+        curves = fit(model(bench), bench, precision="bfloat16", **ARGUMENTS | {"steps": 2})
+    assert curves.attrs["training_precision"] == "bfloat16"

@@ -12,7 +12,10 @@ from torch import Tensor
 
 # %% ../../nbs/latent/04_contrast.ipynb #contrast5
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    "Symmetric InfoNCE in nats, a scalar: rows of a [R, D] and b [R, D] that belong together, by cosine similarity."
-    with torch.autocast(a.device.type, enabled=False): alike = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
+    """Symmetric InfoNCE in nats, a scalar, by cosine similarity.
+
+    Rows of a [R, D] and b [R, D] belong together."""
+    with torch.autocast(a.device.type, enabled=False):
+        alike = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     truth = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(alike, truth) + F.cross_entropy(alike.T, truth)) / 2

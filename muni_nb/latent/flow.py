@@ -24,7 +24,7 @@ def path(
 
 
 def velocity_target(clean: Tensor, noise: Tensor) -> Tensor:
-    "The velocity of the straight path, the same at every time; the regression target of flow matching."
+    "The velocity of the straight path, at every time the same: the target of flow matching."
     return clean - noise
 
 # %% ../../nbs/latent/02_flow.ipynb #1996f036
@@ -42,7 +42,9 @@ def logit_normal_time(
     std: float = 1.0,                         # of the logit of t
     device: torch.device | str | None = None,
 ) -> Tensor:                                  # [n] in [0, 1]
-    "Times whose logit is normal, stratified over the batch, in random order. Esser et al. 2024, eq. 19."
+    """Times whose logit is normal, stratified over the batch, in random order.
+
+    Esser et al. 2024, eq. 19."""
     return torch.sigmoid(mean + std * torch.special.ndtri(uniform_time(n, device)))
 
 # %% ../../nbs/latent/02_flow.ipynb #6e761285
@@ -50,14 +52,18 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], t [B]) -> like x
 
 
 def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    "Integrate from times[0] to times[-1] over the grid `times` [steps + 1]: one evaluation a step, first order."
+    """Integrate from times[0] to times[-1] over the grid `times` [steps + 1].
+
+    One evaluation a step, first order."""
     for t, after in zip(times[:-1], times[1:]):
         x = x + (after - t) * velocity(x, t.expand(len(x)))
     return x
 
 
 def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    "As `euler`, with the mean of the velocities at both ends of a step: two evaluations, second order."
+    """As `euler`, with the mean of the velocities at both ends of a step.
+
+    Two evaluations a step, second order."""
     for t, after in zip(times[:-1], times[1:]):
         start = velocity(x, t.expand(len(x)))
         end = velocity(x + (after - t) * start, after.expand(len(x)))
@@ -66,16 +72,19 @@ def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
 
 
 def midpoint(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    "As `euler`, with the velocity at the middle of a step: two evaluations, second order."
+    """As `euler`, with the velocity at the middle of a step.
+
+    Two evaluations a step, second order."""
     for t, after in zip(times[:-1], times[1:]):
         half = (after - t) / 2
-        x = x + 2 * half * velocity(x + half * velocity(x, t.expand(len(x))), (t + half).expand(len(x)))
+        middle = x + half * velocity(x, t.expand(len(x)))
+        x = x + 2 * half * velocity(middle, (t + half).expand(len(x)))
     return x
 
 
 SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
 
-
+# %% ../../nbs/latent/02_flow.ipynb #2c36f835
 def solver_times(
     steps: int,
     end: float = 1.0,

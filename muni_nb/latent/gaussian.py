@@ -18,10 +18,10 @@ from .subsets import all_subsets
 # %% ../../nbs/latent/00_gaussian.ipynb #72af4426
 @dataclass(frozen=True)
 class Posterior:
-    "A diagonal Gaussian mixture a row. `logw` [B, C] log-weights (-inf: absent), `mean` and `logvar` [B, C, D]."
-    logw: Tensor
-    mean: Tensor
-    logvar: Tensor
+    "A diagonal Gaussian mixture a row."
+    logw: Tensor     # [B, C], log-weights (-inf: absent)
+    mean: Tensor     # [B, C, D]
+    logvar: Tensor   # [B, C, D]
 
     def __len__(self) -> int: return len(self.mean)
 
@@ -37,7 +37,9 @@ class Posterior:
         return self.mean[rows, index], self.logvar[rows, index]
 
     def sample(self, noise: Tensor, pick: Tensor) -> Tensor:
-        "z [B, D], reparameterised: the component at `pick` [B] in [0, 1), moved by standard normal `noise` [B, D]."
+        """z [B, D], reparameterised.
+
+        The component at `pick` [B] in [0, 1), moved by standard normal `noise` [B, D]."""
         mean, logvar = self.component(pick)
         return mean + (logvar / 2).exp() * noise
 
@@ -60,7 +62,9 @@ def kl_normal(
 
 # %% ../../nbs/latent/00_gaussian.ipynb #0a3c1cba
 def _product(mean: Tensor, logvar: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    "Products over the experts [B, M, D] named by each mask [B, C, M], none of them empty: mean and log-variance [B, C, D]."
+    """Products over the experts [B, M, D] named by each mask [B, C, M], none of them empty.
+
+    Mean and log-variance [B, C, D]."""
     logprec = torch.where(mask[..., None], -logvar[:, None], -torch.inf)
     return (logprec.softmax(2) * mean[:, None]).sum(2), -logprec.logsumexp(2)
 
@@ -104,10 +108,17 @@ def _hellinger(mean: Tensor, logvar: Tensor, mask: Tensor) -> Posterior:
     centre = (weight * means).sum(1, keepdim=True)
     widest = torch.where(present, logvars, -torch.inf).amax(1, keepdim=True).detach()
     spread = (logvars - widest).exp() + ((means - centre) * (-widest / 2).exp()).square()
-    return Posterior(mean.new_zeros(len(mean), 1), centre, widest + (weight * spread).sum(1, keepdim=True).log())
+    logvar = widest + (weight * spread).sum(1, keepdim=True).log()
+    return Posterior(mean.new_zeros(len(mean), 1), centre, logvar)
 
 # %% ../../nbs/latent/00_gaussian.ipynb #ff3e132c
-POOLINGS = {"poe": _poe, "poe_prior": _poe_prior, "moe": _moe, "mopoe": _mopoe, "hellinger": _hellinger}   # name -> rule
+POOLINGS = {
+    "poe": _poe,
+    "poe_prior": _poe_prior,
+    "moe": _moe,
+    "mopoe": _mopoe,
+    "hellinger": _hellinger,
+}   # name -> rule
 
 
 def pool(
@@ -116,7 +127,9 @@ def pool(
     mask: Tensor,    # bool [B, M], the given experts
     pooling: str,    # one of POOLINGS
 ) -> Posterior:      # one component (poe, poe_prior, hellinger), M (moe) or 2^M - 1 (mopoe)
-    "The posterior of each row's given experts; N(0, I) as a placeholder for a row that is given nothing."
+    """The posterior of each row's given experts.
+
+    N(0, I) as a placeholder for a row that is given nothing."""
     if pooling not in POOLINGS:
         raise ValueError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
     mean, logvar = (torch.where(mask[..., None], part, 0.0) for part in (mean, logvar))

@@ -16,11 +16,14 @@ from .flow import SOLVERS, path, solver_times, uniform_time, velocity_target
 from .gaussian import Posterior, kl_normal
 
 # %% ../../nbs/latent/03_prior.ipynb #150213a9
-MIN_LOGSNR = -10.0  # at 2 ln(s / (1 - s)) = -10 a latent of unit scale is noise to within 1e-4 nats a dimension
+# at 2 ln(s / (1 - s)) = -10 a latent of unit scale is noise to within 1e-4 nats a dimension
+MIN_LOGSNR = -10.0
 
 
 def _disagreement(velocity: Callable, mean: Tensor, logvar: Tensor, logsnr: Tensor) -> Tensor:
-    "One draw of e^logsnr / 2 |m - zhat|^2 for N(mean, e^logvar) [B, D] at `logsnr` [B]: nats [B] per unit of log-SNR."
+    """One draw of e^logsnr / 2 |m - zhat|^2 for N(mean, e^logvar) [B, D] at `logsnr` [B].
+
+    Nats [B] per unit of log-SNR."""
     s = torch.sigmoid(logsnr / 2)[:, None]
     noise = (s**2 * logvar.exp() + (1 - s) ** 2).sqrt() * torch.randn_like(mean)  # z_s about its mean s mu
     z_s = s * mean + noise
@@ -36,19 +39,25 @@ def flow_rate(
     draws: int = 1,              # noise levels a row, stratified
     pick: Tensor | None = None,  # [B] in [0, 1), the component to price; None draws afresh
 ) -> Tensor:                     # [B]
-    "Nats: unbiased for a bound on KL(floored posterior || prior at the floor); tight for one component and an exact velocity."
-    rows, device = len(posterior), posterior.mean.device
-    span, total = max_logsnr - MIN_LOGSNR, 0.0
+    """Nats of the posterior under the prior, an unbiased draw of a bound.
+
+    On KL(floored posterior || prior at the floor); tight for one component and an exact velocity."""
+    rows = len(posterior)
+    device = posterior.mean.device
+    span = max_logsnr - MIN_LOGSNR
+    least = math.exp(MIN_LOGSNR)
+    total = 0.0
     for k in range(draws):
         mean, logvar = posterior.component(torch.rand(rows, device=device) if pick is None else pick)
         logsnr = MIN_LOGSNR + span * (k + uniform_time(rows, device)) / draws
-        left = kl_normal(math.exp(MIN_LOGSNR / 2) * mean, (math.exp(MIN_LOGSNR) * logvar.exp()).log1p(),
-                         prior_logvar=math.log1p(math.exp(MIN_LOGSNR)))
+        left_mean = math.exp(MIN_LOGSNR / 2) * mean
+        left_logvar = (least * logvar.exp()).log1p()
+        left = kl_normal(left_mean, left_logvar, prior_logvar=math.log1p(least))
         total = total + span * _disagreement(velocity, mean, logvar, logsnr) + left
     return total / draws
 
 # %% ../../nbs/latent/03_prior.ipynb #4ff85cd3
-WAVES = 32   # sines, and as many cosines, by which a network is told the time
+WAVES = 32   # sines, and as many cosines, from which a network reads the time
 
 
 def waves(time: Tensor) -> Tensor:
@@ -59,8 +68,11 @@ def waves(time: Tensor) -> Tensor:
 # %% ../../nbs/latent/03_prior.ipynb #b43bdbf2
 @torch.no_grad()
 def mixture_gap(mixture: Posterior, draws: int = 16) -> Tensor:
-    "I(component; z) in nats [B] by Monte Carlo: what the mean rate of the components exceeds the mixture's own by; 0 for one component."
-    rows, total = len(mixture), 0.0
+    """I(component; z) in nats [B] by Monte Carlo; 0 for one component.
+
+    What the mean rate of the components exceeds the mixture's own by."""
+    rows = len(mixture)
+    total = 0.0
     for _ in range(draws):
         pick = torch.rand(rows, device=mixture.mean.device)
         mean, logvar = mixture.component(pick)
@@ -71,28 +83,36 @@ def mixture_gap(mixture: Posterior, draws: int = 16) -> Tensor:
 
 # %% ../../nbs/latent/03_prior.ipynb #aefded81
 class FlowPrior(nn.Module):
-    "A flow over z [B, D] from noise (s = 0) to the noise floor (s = s_max). Randomness: torch's global generator."
+    """A flow over z [B, D] from noise (s = 0) to the noise floor (s = s_max).
+
+    Randomness: torch's global generator."""
     lr_scale = 2.0   # of its learning rate, see training.fit
     orthogonalised = False   # its matrices stay with AdamW, see training.muon
 
     def __init__(
         self,
         dim: int,                 # D, of the latent
-        net: nn.Module,           # z_s and a condition [B, D + told], waves of the time [B, 2 WAVES] -> [B, D]; 0 at first
+        net: nn.Module,           # z_s and a condition [B, D + told], waves of the time [B, 2 WAVES]
+                                  # -> [B, D]; 0 at first
         max_logsnr: float = 7.0,  # of the floor: its variance is exp(-max_logsnr)
         told: int = 0,            # width of a condition, see `velocity`; 0: none
     ):
         super().__init__()
-        self.dim, self.max_logsnr, self.told = dim, max_logsnr, told
+        self.dim = dim
+        self.max_logsnr = max_logsnr
+        self.told = told
         self.s_max = 1 / (1 + math.exp(-max_logsnr / 2))  # 2 ln(s / (1 - s)) = max_logsnr
         self.correction = net     # of the velocity of a standard normal latent
 
     def velocity(self, z_s: Tensor, s: Tensor, told: Tensor | None = None) -> Tensor:
-        "The predicted velocity [B, D] at z_s [B, D] and times s [B] in [0, s_max], under a condition `told` [B, told]: zeros, and None, say nothing."
+        """The predicted velocity [B, D] at z_s [B, D] and times s [B] in [0, s_max].
+
+        Under a condition `told` [B, told]: zeros, and None, say nothing."""
         if self.told and told is None: told = z_s.new_zeros(len(z_s), self.told)
         time = ((2 * torch.logit(s) - MIN_LOGSNR) / (self.max_logsnr - MIN_LOGSNR)).clamp(0, 1)
         with torch.autocast(z_s.device.type, enabled=False):
-            correction = self.correction(torch.cat([z_s, told], 1) if self.told else z_s, waves(time))
+            reads = torch.cat([z_s, told], 1) if self.told else z_s
+            correction = self.correction(reads, waves(time))
         s = s[:, None]
         return (2 * s - 1) / (s**2 + (1 - s) ** 2) * z_s + correction
 
@@ -102,7 +122,9 @@ class FlowPrior(nn.Module):
         return Posterior(posterior.logw, posterior.mean, torch.logaddexp(posterior.logvar, floor))
 
     def rate(self, posterior: Posterior, draws: int = 1, pick: Tensor | None = None) -> Tensor:
-        "Nats [B], see `flow_rate`: for one component its rate, for a mixture the mean rate of the components (a bound)."
+        """Nats [B], see `flow_rate`.
+
+        For one component its rate, for a mixture the mean rate of the components (a bound)."""
         return flow_rate(self.velocity, posterior, self.max_logsnr, draws, pick)
 
     def rate_gap(self, posterior: Posterior, draws: int = 16) -> Tensor:
@@ -110,22 +132,31 @@ class FlowPrior(nn.Module):
         return mixture_gap(self.floored(posterior), draws)
 
     def loss(self, z: Tensor, draws: int = 1, told: Tensor | None = None) -> Tensor:
-        "Flow-matching loss [B] of clean latents z [B, D] as encoded (not floored), under a condition: squared error summed over D, s uniform."
+        """Flow-matching loss [B] of clean latents z [B, D] as encoded (not floored), under a condition.
+
+        Squared error summed over D, s uniform."""
         total = 0.0
         for _ in range(draws):
-            s, noise = self.s_max * uniform_time(len(z), z.device), torch.randn_like(z)
+            s = self.s_max * uniform_time(len(z), z.device)
+            noise = torch.randn_like(z)
             miss = self.velocity(path(z, noise, s), s, told) - velocity_target(z, noise)
             total = total + miss.square().sum(1)
         return total / draws
 
     @torch.no_grad()
-    def sample(self, n: int, steps: int = 50, solver: str = "euler", power: float = 1.0, told: Tensor | None = None) -> Tensor:
-        """n latents [n, D] at the floor, on the scale decoders read, under conditions `told` [n, told].
-
-        `power`: of the times, see `latent.flow.solver_times`. MUNI samples with 50 Euler steps (stated)."""
+    def sample(
+        self,
+        n: int,
+        steps: int = 50,             # MUNI samples with 50 Euler steps (stated)
+        solver: str = "euler",
+        power: float = 1.0,          # of the times, see `latent.flow.solver_times`
+        told: Tensor | None = None,  # [n, told], conditions
+    ) -> Tensor:                     # [n, D]
+        "n latents at the floor, on the scale decoders read, under conditions `told`."
         start = torch.randn(n, self.dim, device=next(self.parameters()).device)
         times = solver_times(steps, self.s_max, power, start.device)
-        return SOLVERS[solver](lambda z_s, s: self.velocity(z_s, s, told), start, times) / self.s_max
+        velocity = lambda z_s, s: self.velocity(z_s, s, told)
+        return SOLVERS[solver](velocity, start, times) / self.s_max
 
 # %% ../../nbs/latent/03_prior.ipynb #66d3787d
 class NormalPrior(nn.Module):
@@ -140,7 +171,9 @@ class NormalPrior(nn.Module):
         return posterior
 
     def rate(self, posterior: Posterior, draws: int = 1) -> Tensor:
-        "Nats [B], exact: the KL divergence of one component, the mean of those of a mixture's components (a bound)."
+        """Nats [B], exact.
+
+        The KL divergence of one component, the mean of those of a mixture's components (a bound)."""
         return (posterior.logw.exp() * kl_normal(posterior.mean, posterior.logvar)).sum(1)
 
     def rate_gap(self, posterior: Posterior, draws: int = 16) -> Tensor:

@@ -23,7 +23,7 @@ def all_subsets(
 
 # %% ../../nbs/latent/01_subsets.ipynb #2490bc43
 def _ranks(available: Tensor) -> Tensor:
-    "A uniformly random order of the available entries of each row, int64 [B, M]; the others come last."
+    "A random order of the available entries of each row, int64 [B, M]; the others come last."
     scores = torch.rand(available.shape, device=available.device)
     return scores.masked_fill(~available, 2.0).argsort(1).argsort(1)
 
@@ -39,14 +39,19 @@ def of_size(
 def size_uniform(
     available: Tensor,  # bool [B, M]
 ) -> Tensor:            # bool [B, M]
-    "A subset of each row's availability: its size uniform, then its members. MUNITE C.2 (stated; for MUNI inferred)."
-    return of_size(available, 1 + (torch.rand(len(available), device=available.device) * available.sum(1)).long())
+    """A subset of each row's availability: its size uniform, then its members.
+
+    MUNITE C.2 (stated; for MUNI inferred)."""
+    size = 1 + (torch.rand(len(available), device=available.device) * available.sum(1)).long()
+    return of_size(available, size)
 
 # %% ../../nbs/latent/01_subsets.ipynb #9591c4ef
 def leave_one_out(
     available: Tensor,  # bool [B, M]
 ) -> Tensor:            # bool [B, M]; empty for a row with a single modality
-    "Each row's availability less one of its modalities, drawn uniformly. MUNI's prior route (name stated, exact set inferred)."
+    """Each row's availability less one of its modalities, drawn uniformly.
+
+    MUNI's prior route (name stated, exact set inferred)."""
     return available & (_ranks(available) != 0)
 
 # %% ../../nbs/latent/01_subsets.ipynb #94a737df
@@ -60,7 +65,9 @@ def full(
 def single(
     available: Tensor,  # bool [B, M]
 ) -> Tensor:            # bool [B, M]
-    "One modality of each row, drawn uniformly: the far end of `all`, and what leave-one-out becomes on rows of pairs."
+    """One modality of each row, drawn uniformly.
+
+    The far end of `all`, and what leave-one-out becomes on rows of pairs."""
     return available & (_ranks(available) == 0)
 
 
@@ -73,7 +80,8 @@ def pick_one(
     "One available modality of each row, drawn uniformly. ValueError if a row has none."
     if not available.any(1).all():
         rows = (~available.any(1)).nonzero().flatten().tolist()
-        raise ValueError(f"rows {rows[:5]} of the batch have no available modality to pick from: drop them first")
+        raise ValueError(
+            f"rows {rows[:5]} of the batch have no available modality to pick from: drop them first")
     return _ranks(available).argmin(1)
 
 # %% ../../nbs/latent/01_subsets.ipynb #c7055ed1
@@ -84,12 +92,17 @@ def crossed(
     fraction: float,    # of rows; 0 draws nothing
     least: int = 1,     # the smallest size
 ) -> Tensor:            # bool [B, M]
-    "`subset`, in a `fraction` of the rows drawn anew without the target, its size uniform; rows that have too little beside it keep theirs. MUNITE, image-text-audio (stated: half, from size 0; for MUNI inferred)."
+    """`subset`, in a `fraction` of the rows drawn anew without the target, its size uniform.
+
+    Rows that have too little beside it keep theirs. MUNITE, image-text-audio (stated: half, from size 0; for
+    MUNI inferred)."""
     if not fraction: return subset
     others = available & ~F.one_hot(target, available.shape[1]).bool()
-    count, (size, again) = others.sum(1), torch.rand(2, len(subset), device=subset.device)
+    count = others.sum(1)
+    size, again = torch.rand(2, len(subset), device=subset.device)
     anew = of_size(others, least + (size * (count + 1 - least)).long())
-    return torch.where(((again < fraction) & (count >= least))[:, None], anew, subset)
+    chosen = (again < fraction) & (count >= least)
+    return torch.where(chosen[:, None], anew, subset)
 
 # %% ../../nbs/latent/01_subsets.ipynb #f82766f8
 def proper_subset(
@@ -97,21 +110,28 @@ def proper_subset(
 ) -> Tensor:            # bool [B, M]; empty for a row with a single modality
     "A subset of each row's availability, uniform among those neither empty nor full."
     count = available.sum(1)
-    number = 1 + (torch.rand(len(available), device=available.device) * (2**count - 2)).long()     # 1 .. 2^count - 2, read as bits
+    uniform = torch.rand(len(available), device=available.device)
+    number = 1 + (uniform * (2**count - 2)).long()            # 1 .. 2^count - 2, read as bits
     bits = number[:, None] >> (available.cumsum(1) - 1).clamp(min=0) & 1
     return bits.bool() & available & (count > 1)[:, None]
 
 # %% ../../nbs/latent/01_subsets.ipynb #ladder002
 def ladder(available: Tensor) -> tuple[Tensor, Tensor]:
-    "Random subsets bool [B, M + 1, M] of each row's availability [B, M], of sizes 0 to M; and which of them learn, [B, M + 1]: proper ones, and all of a complete row."
+    """Random subsets of each row's availability, of sizes 0 to M, and which of them learn.
+
+    Of `available` [B, M]: bool [B, M + 1, M] and [B, M + 1]; proper ones learn, and all of a complete row."""
     rows, count = available.shape
     size = torch.arange(count + 1, device=available.device)
-    subsets = of_size(available.repeat_interleave(count + 1, 0), size.repeat(rows)).view(rows, count + 1, count)
-    return subsets, (size < available.sum(1, keepdim=True)) | available.all(1, keepdim=True)
+    subsets = of_size(available.repeat_interleave(count + 1, 0), size.repeat(rows))
+    proper = size < available.sum(1, keepdim=True)
+    return subsets.view(rows, count + 1, count), proper | available.all(1, keepdim=True)
 
 # %% ../../nbs/latent/01_subsets.ipynb #halves001
 def halves(available: Tensor) -> tuple[Tensor, Tensor]:
-    "A random split of each row's availability [B, M] in two, the size of the first uniform; the second is empty for a row with one modality."
+    """A random split of each row's availability [B, M] in two, the size of the first uniform.
+
+    The second is empty for a row with one modality."""
     number = available.sum(1)
-    one = of_size(available, 1 + (torch.rand(len(available), device=available.device) * (number - 1)).long())
+    size = 1 + (torch.rand(len(available), device=available.device) * (number - 1)).long()
+    one = of_size(available, size)
     return one, available & ~one

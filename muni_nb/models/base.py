@@ -33,27 +33,39 @@ class Latents:
 
     def __post_init__(self):
         if self.steps < 1 or self.power <= 0 or self.solver not in SOLVERS:
-            raise ValueError(f"want steps >= 1, power > 0 and a solver of {', '.join(SOLVERS)}; got {self.steps!r}, {self.power!r}, {self.solver!r}")
+            raise ValueError(
+                f"want steps >= 1, power > 0 and a solver of {', '.join(SOLVERS)}; "
+                f"got {self.steps!r}, {self.power!r}, {self.solver!r}")
 
 # %% ../../nbs/models/00_base.ipynb #22ded311
 class LatentModel(nn.Module):
     """Decoders over the modalities `specs`, the columns of every mask in this order.
 
-    A model owes `loss` and `infer`, and `arguments` if its constructor takes more than sizes. It has, from here: `sample`,
-    `decode`, `encoded`, `save` and `load`. One whose latents have a rate keeps the protocol `models.experts.Rated`, too."""
+    A model owes `loss` and `infer`, and `arguments` if its constructor takes more than sizes. It has, from here:
+    `sample`, `decode`, `encoded`, `save` and `load`. One whose latents have a rate keeps the protocol
+    `models.experts.Rated`, too."""
 
     settings: Mapping[str, type] = {"sizes": Sizes}    # the constructor's arguments that are dataclasses
-    stages: Mapping[float, float] = {}    # fractions of training at which a further stage begins, and factors of its learning rates; see training.fit
-    shared: int | None = None             # of z, the first columns that a posterior speaks of; None: all
+    stages: Mapping[float, float] = {}     # fractions of training at which a further stage begins, and factors
+                                           # of its learning rates; see training.fit
+    shared: int | None = None              # of z, the first columns that a posterior speaks of; None: all
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), groups: Mapping[str, list[str]] | None = None,
-                 decoder: Callable[[list[Spec]], nn.Module] | None = None):
-        "`groups`: the modalities of each decoder, `decoder` makes one; by default those of `nets.build`."
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        groups: Mapping[str, list[str]] | None = None,              # the modalities of each decoder
+        decoder: Callable[[list[Spec]], nn.Module] | None = None,   # makes one
+    ):
+        "By default `groups` and `decoder` are those of `nets.build`."
         super().__init__()
-        self.specs, self.sizes, self.names = dict(specs), sizes, list(specs)
+        self.specs = dict(specs)
+        self.sizes = sizes
+        self.names = list(specs)
         self.groups = dict(groups or decoder_groups(self.specs))
         make = decoder or (lambda members: decoder_for(members, sizes))
-        self.decoders = nn.ModuleDict({g: make([specs[k] for k in members]) for g, members in self.groups.items()})
+        decoder_of = lambda names: make([specs[name] for name in names])
+        self.decoders = nn.ModuleDict({group: decoder_of(names) for group, names in self.groups.items()})
 
     @property
     def reads(self) -> list[str]:
@@ -62,24 +74,40 @@ class LatentModel(nn.Module):
 
     @property
     def guided(self) -> list[str]:
-        "The modalities whose decoders can also be told nothing, as guidance wants."
-        return [k for group, members in self.groups.items() if getattr(self.decoders[group], "guided", False) for k in members]
+        "The modalities whose decoders can also be given nothing, as guidance wants."
+        guided = [g for g in self.groups if getattr(self.decoders[g], "guided", False)]
+        return [name for g in guided for name in self.groups[g]]
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        """Terms of the objective, scalars, and their weighted sum `loss`.
-
-        `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done."""
+    def loss(
+        self,
+        batch: Mapping[str, Tensor],  # prepared values
+        available: Tensor,            # bool [B, M]
+        progress: float = 1.0,        # fraction of training done
+    ) -> dict[str, Tensor]:
+        "Terms of the objective, scalars, and their weighted sum `loss`."
         raise NotImplementedError
 
-    def infer(self, given: Mapping[str, Tensor], n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-        "n latents for each row of `given`, adjacent: [B * n, D], to be decoded. Rows may differ in what is `present`."
+    def infer(
+        self,
+        given: Mapping[str, Tensor],
+        n: int = 1,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """n latents for each row of `given`, adjacent: [B * n, D], to be decoded.
+
+        Rows may differ in what is `present`."""
         raise NotImplementedError
 
-    def draw(self, given: Mapping[str, Tensor], n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
+    def draw(
+        self,
+        given: Mapping[str, Tensor],
+        n: int = 1,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         "What probes read, as `infer`: draws of the posterior itself, where a model has one."
         return self.infer(given, n, present)
 
@@ -104,35 +132,50 @@ class Part(nn.Module):
         self.decoder = decoder
         self.register_buffer("index", torch.as_tensor(index), persistent=False)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor, **options) -> Tensor: return self.decoder.loss(x, z[:, self.index], member, **options)
+    def loss(self, x: Tensor, z: Tensor, member: Tensor, **options) -> Tensor:
+        return self.decoder.loss(x, z[:, self.index], member, **options)
 
-    def sample(self, z: Tensor, member: Tensor, **options) -> Tensor: return self.decoder.sample(z[:, self.index], member, **options)
+    def sample(self, z: Tensor, member: Tensor, **options) -> Tensor:
+        return self.decoder.sample(z[:, self.index], member, **options)
 
 # %% ../../nbs/models/00_base.ipynb #a1e1e9fa
 def ramped(progress: float, fraction: float) -> float:
-    "What a weight is multiplied by at this `progress` (0 to 1) of training: it rises from 0 to 1 over the first `fraction`; 1 throughout if that is 0."
+    """What a weight that rises over the first `fraction` of training is multiplied by.
+
+    At this `progress` (0 to 1) of training: from 0 to 1, and 1 throughout if `fraction` is 0."""
     return min(1.0, progress / fraction) if fraction else 1.0
 
 # %% ../../nbs/models/00_base.ipynb #1a11860e
 @patch
-def decoder_terms(self: LatentModel, batch: Mapping[str, Tensor], available: Tensor, latent: Callable[[Tensor, Tensor], Tensor], targets: Tensor | None = None) -> dict[str, Tensor]:
-    """The loss of every decoder, a mean over rows (flow decoders: summed squared velocity error; others: nats).
+def decoder_terms(
+    self: LatentModel,
+    batch: Mapping[str, Tensor],
+    available: Tensor,                           # bool [B, M]
+    latent: Callable[[Tensor, Tensor], Tensor],  # (rows [R] of the batch, target modality [R]) -> z [R, D]
+    targets: Tensor | None = None,               # bool [B, M], of the available, to be explained; None: all
+) -> dict[str, Tensor]:
+    """The loss of every decoder, a mean over rows.
 
-    `targets` bool [B, M]: those of the `available` that are to be explained, by default all; a row's loss counts by its share of them.
-    `latent(rows, target)` gives z [R, D] for the rows [R] of the batch whose target is modality `target` [R]."""
+    Flow decoders: summed squared velocity error; others: nats. A row's loss counts by the share of targets among
+    what is available."""
+    targets = available if targets is None else targets
     terms = {}
     for group, members in self.groups.items():
         columns = torch.tensor([self.names.index(k) for k in members], device=available.device)
-        wanted, there = (available if targets is None else targets)[:, columns], available[:, columns]
-        rows = wanted.any(1).nonzero()[:, 0]
+        group_available = available[:, columns]
+        group_targets = targets[:, columns]
+        rows = group_targets.any(1).nonzero()[:, 0]
         if not len(rows): continue
-        member = pick_one(wanted[rows])
-        x = torch.stack([batch[k][rows] for k in members])[member, torch.arange(len(rows), device=rows.device)]
-        loss, share = self.decoders[group].loss(x, latent(rows, columns[member]), member), wanted[rows].sum(1) / there[rows].sum(1)
-        terms[group] = (loss * share).sum() / there.any(1).sum()
+        member = pick_one(group_targets[rows])
+        values = torch.stack([batch[k][rows] for k in members])
+        x = values[member, torch.arange(len(rows), device=rows.device)]
+        z = latent(rows, columns[member])
+        loss = self.decoders[group].loss(x, z, member)
+        share = group_targets[rows].sum(1) / group_available[rows].sum(1)
+        terms[group] = (loss * share).sum() / group_available.any(1).sum()
     return terms
 
-
+# %% ../../nbs/models/00_base.ipynb #0de33105
 @patch
 def weigh(self: LatentModel, terms: Mapping[str, Tensor], label_weight: float) -> Tensor:
     "The sum of decoder terms, those of what is discrete (labels, captions) times `label_weight`."
@@ -141,19 +184,28 @@ def weigh(self: LatentModel, terms: Mapping[str, Tensor], label_weight: float) -
 
 # %% ../../nbs/models/00_base.ipynb #c9881604
 @patch
-def prepare(self: LatentModel, given: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Tensor]:
+def prepare(
+    self: LatentModel,
+    given: Mapping[str, Tensor],
+    present: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
     "Validated values on the model's device, and the mask bool [B, M] of what each row is given."
-    unknown = [k for k in [*given, *(present or {})] if k not in self.specs]
+    present = present or {}
+    unknown = [k for k in [*given, *present] if k not in self.specs]
+    extra = [k for k in present if k not in given]
     if unknown: raise ValueError(f"unknown modality {unknown[0]!r}: this model has {', '.join(self.names)}")
-    if extra := [k for k in present or {} if k not in given]: raise ValueError(f"present speaks of {extra[0]!r}, which is not given")
+    if extra: raise ValueError(f"present speaks of {extra[0]!r}, which is not given")
     values = {k: self.specs[k].prepare(x).to(self.device) for k, x in given.items()}
     counts = {k: len(x) for k, x in values.items()}
-    if len(set(counts.values())) > 1: raise ValueError(f"given modalities differ in their number of rows: {counts}")
-    mask = torch.zeros(next(iter(counts.values()), 1), len(self.names), dtype=torch.bool, device=self.device)
-    for k in values:
-        here = torch.as_tensor((present or {}).get(k, True), device=self.device)
-        if here.shape not in ((), mask.shape[:1]): raise ValueError(f"present[{k!r}]: want {len(mask)} booleans, got {list(here.shape)}")
-        mask[:, self.names.index(k)] = here
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"given modalities differ in their number of rows: {counts}")
+    rows = next(iter(counts.values()), 1)
+    mask = torch.zeros(rows, len(self.names), dtype=torch.bool, device=self.device)
+    for name in values:
+        column = torch.as_tensor(present.get(name, True), device=self.device)
+        if column.shape not in ((), (rows,)):
+            raise ValueError(f"present[{name!r}]: want {rows} booleans, got {list(column.shape)}")
+        mask[:, self.names.index(name)] = column
     return values, mask
 
 # %% ../../nbs/models/00_base.ipynb #4438f952
@@ -166,7 +218,9 @@ class Given(dict):
 
 @patch
 def encoded(self: LatentModel, values: Mapping[str, Tensor]) -> Given:
-    "Rows to be asked about often: it, and its `only(names)`, is a `given` for every method of this model."
+    """Rows to be asked about often.
+
+    It, and its `only(names)`, is a `given` for every method of this model."""
     return Given(values)
 
 # %% ../../nbs/models/00_base.ipynb #7d287cb6
@@ -179,34 +233,52 @@ def check_want(self: LatentModel, want: Sequence[str]) -> None:
 
 @patch
 @torch.no_grad()
-def decode(self: LatentModel, z: Tensor, want: Sequence[str], *, chunk: int = 512, **options) -> dict[str, Tensor]:
-    "Draw the wanted modalities from p(x | z) for each z [B, D], independently given z; images in [-1, 1]."
+def decode(
+    self: LatentModel,
+    z: Tensor,
+    want: Sequence[str],
+    *,
+    chunk: int = 512,
+    **options,
+) -> dict[str, Tensor]:
+    """Draw the wanted modalities from p(x | z) for each z [B, D], independently given z.
+
+    Images in [-1, 1]."""
     self.check_want(want)
     drawn = {}
     for name in want:
         group = next(g for g, members in self.groups.items() if name in members)
         member = torch.full((len(z),), self.groups[group].index(name), device=z.device)
+        sample = self.decoders[group].sample
         parts = zip(z.split(chunk), member.split(chunk))
-        drawn[name] = torch.cat([self.decoders[group].sample(part, which, **options) for part, which in parts])
+        drawn[name] = torch.cat([sample(part, which, **options) for part, which in parts])
     return drawn
 
 
 @patch
 def decoder_loss(self: LatentModel, z: Tensor, name: str, x: Tensor, **options) -> Tensor:
-    "The loss [B] of decoding prepared values x [B, ...] of modality `name` from z [B, D] (flow decoders: summed squared velocity error; others: nats)."
+    """The loss [B] of decoding prepared values x [B, ...] of modality `name` from z [B, D].
+
+    Flow decoders: summed squared velocity error; others: nats."""
     group = next(g for g, members in self.groups.items() if name in members)
-    return self.decoders[group].loss(x, z, torch.full((len(z),), self.groups[group].index(name), device=z.device), **options)
+    member = torch.full((len(z),), self.groups[group].index(name), device=z.device)
+    return self.decoders[group].loss(x, z, member, **options)
 
-
+# %% ../../nbs/models/00_base.ipynb #da4bbce8
 @patch
 @torch.no_grad()
-def sample(self: LatentModel, given: Mapping[str, Tensor], want: Sequence[str], n: int = 1, *, seed: int | None = None,
-           present: Mapping[str, Tensor] | None = None, **options) -> dict[str, Tensor]:
-    """n joint draws of the modalities `want` for each row of `given`, row by row: {name: [B * n, ...]}.
-
-    `given` may be empty (B = 1, the prior) and `present` may say, per modality, which rows have it. `options`: `steps`,
-    `guidance` and `solver` of the image decoder, `chunk` rows decoded at once. With a `seed` the draw is reproducible
-    and torch's generator is left as it was."""
+def sample(
+    self: LatentModel,
+    given: Mapping[str, Tensor],                   # may be empty: B = 1, the prior
+    want: Sequence[str],
+    n: int = 1,
+    *,
+    seed: int | None = None,                       # makes the draw reproducible; torch's generator stays as it was
+    present: Mapping[str, Tensor] | None = None,   # which rows have a modality
+    **options,                                     # `steps`, `guidance` and `solver` of the image decoder,
+                                                   # `chunk` rows decoded at once
+) -> dict[str, Tensor]:
+    "n joint draws of the modalities `want` for each row of `given`, adjacent: {name: [B * n, ...]}."
     self.check_want(want)
     if n < 1: raise ValueError(f"n, the draws for each row, must be at least 1, got {n}")
     with torch.random.fork_rng(enabled=seed is not None):
@@ -217,7 +289,8 @@ def sample(self: LatentModel, given: Mapping[str, Tensor], want: Sequence[str], 
 @patch
 def config(self: LatentModel) -> dict:
     "Everything that rebuilds this model, as JSON values."
-    return {"model": type(self).__name__, "specs": [asdict(s) for s in self.specs.values()], **self.arguments()}
+    specs = [asdict(s) for s in self.specs.values()]
+    return {"model": type(self).__name__, "specs": specs, **self.arguments()}
 
 
 @patch
@@ -225,8 +298,11 @@ def save(self: LatentModel, folder: str | Path) -> Path:
     "Write `model.safetensors` and `config.json` into `folder` (made if missing)."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"model.safetensors": lambda path: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path),
-             "config.json": lambda path: path.write_text(json.dumps(self.config(), indent=1))}
+    state = {k: v.contiguous() for k, v in self.state_dict().items()}
+    parts = {
+        "model.safetensors": lambda path: save_file(state, path),
+        "config.json": lambda path: path.write_text(json.dumps(self.config(), indent=1)),
+    }
     for name, write in parts.items():
         temporary = folder / f"{name}.{os.getpid()}.tmp"
         write(temporary)
@@ -243,10 +319,12 @@ def revived(kind: type, values: Mapping):
 def from_config(cls: LatentModel, config: Mapping) -> LatentModel:
     "A fresh model built from `config()`, also after a trip through JSON."
     specs = {s["name"]: revived(Spec, s) for s in config["specs"]}
-    told = {k: v for k, v in config.items() if k not in ("model", "specs")}
-    return cls(specs, **{k: revived(cls.settings[k], v) if k in cls.settings else v for k, v in told.items()})
+    arguments = {k: v for k, v in config.items() if k not in ("model", "specs")}
+    for name, kind in cls.settings.items():
+        if name in arguments: arguments[name] = revived(kind, arguments[name])
+    return cls(specs, **arguments)
 
-
+# %% ../../nbs/models/00_base.ipynb #5794c068
 @patch(cls_method=True)
 def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentModel:
     "The model saved in `folder`; ValueError if `save` did not write it."
@@ -254,8 +332,10 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
     missing = [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]
     if missing: raise ValueError(f"{folder} is not a saved model: {' and '.join(missing)} missing")
     config = json.loads((folder / "config.json").read_text())
-    if config.get("model") != cls.__name__: raise ValueError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
+    if config.get("model") != cls.__name__:
+        raise ValueError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
     model = cls.from_config(config)
     try: model.load_state_dict(load_file(folder / "model.safetensors"))
-    except SafetensorError as error: raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}): copy it again") from error
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}): copy it again") from error
     return model.to(device, memory_format=torch.channels_last)

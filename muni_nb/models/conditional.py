@@ -22,46 +22,82 @@ from ..nets.build import Sizes, prior_for
 
 # %% ../../nbs/models/05_conditional.ipynb #613b2d42
 class ConditionalMUNI(MUNI):
-    "MUNI whose prior is told what is given (ours)."
+    "MUNI whose prior is conditional on what is given (ours)."
     stage_lr = 3.0      # factor of the learning rate in the second stage
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0,
-                 encoder_lr: float = 1.0, stage: float = 0.75, latents: Latents = Latents()):
-        "As `MUNI`; `stage`: fraction of training after which encoders and decoders rest and the flow alone is fitted on (1: never). ValueError for one not in (0, 1]."
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        routes: Routes = Routes(),
+        sizes: Sizes = Sizes(),
+        max_logsnr: float = 3.0,
+        encoder_lr: float = 1.0,
+        stage: float = 0.75,   # fraction of training after which encoders and decoders rest and the flow
+                               # alone is fitted on (1: never)
+        latents: Latents = Latents(),
+    ):
+        "As `MUNI`. ValueError for a `stage` not in (0, 1]."
         if not 0 < stage <= 1: raise ValueError(f"stage is a fraction of training in (0, 1], got {stage!r}")
         super().__init__(specs, routes, sizes, max_logsnr, encoder_lr, latents)
-        self.stage, self.stages = stage, {stage: self.stage_lr} if stage < 1 else {}
+        self.stage = stage
+        self.stages = {stage: self.stage_lr} if stage < 1 else {}
         self.prior = prior_for(sizes, max_logsnr, told=2 * sizes.latent + 1)
 
-    def arguments(self) -> dict: return {**super().arguments(), "stage": self.stage}
+    def arguments(self) -> dict:
+        return {**super().arguments(), "stage": self.stage}
 
-    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        "Terms as MUNI's up to `stage` of training, whose ramp ends with it; then `prior` and `loss`, on four draws of what a row's latent and its given set can be."
-        if progress < self.stage or self.stage == 1: return super().loss(batch, available, progress / self.stage)
-        with torch.no_grad(): mean, logvar = (part.repeat(4, 1, 1) for part in self.encode(batch, available))
+    def loss(
+        self,
+        batch: Mapping[str, Tensor],
+        available: Tensor,
+        progress: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Terms as MUNI's up to `stage` of training, whose ramp ends with it; then `prior` and `loss`.
+
+        Those are over four draws of what a row's latent and its given set can be."""
+        if progress < self.stage or self.stage == 1:
+            return super().loss(batch, available, progress / self.stage)
+        with torch.no_grad():
+            mean, logvar = (part.repeat(4, 1, 1) for part in self.encode(batch, available))
         prior = self.prior_terms(mean, logvar, available.repeat(4, 1))["prior"]
         return {"prior": prior, "loss": prior}
 
     def told(self, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
-        "The condition [B, 2 D + 1]: mean and standard deviations of the product of the experts [B, M, D] that are `given` [B, M], and a one; zeros for nothing."
+        """The condition [B, 2 D + 1] of what is `given` [B, M]; zeros for nothing.
+
+        By the experts [B, M, D]: mean and standard deviations of the product of the experts that are given, and a one."""
         product = pool(mean, logvar, given, "poe")
-        says = torch.cat([product.mean[:, 0], (product.logvar[:, 0] / 2).exp(), torch.ones_like(mean[:, 0, :1])], 1)
-        return says * given.any(1, keepdim=True)
+        deviation = (product.logvar[:, 0] / 2).exp()
+        condition = torch.cat([product.mean[:, 0], deviation, torch.ones_like(mean[:, 0, :1])], 1)
+        return condition * given.any(1, keepdim=True)
 
     def prior_terms(self, mean: Tensor, logvar: Tensor, available: Tensor) -> dict[str, Tensor]:
-        "As MUNI; `prior` has the conditional law's flow matching added, on draws and conditions that are detached."
-        routed, mean, logvar = super().prior_terms(mean, logvar, available), mean.detach(), logvar.detach()
+        """As MUNI; `prior` has the conditional law's flow matching added.
+
+        On draws and conditions that are detached."""
+        routed = super().prior_terms(mean, logvar, available)
+        mean, logvar = mean.detach(), logvar.detach()
         subset = SUBSETS[self.routes.prior_subsets](available)
         rows = subset.any(1)
         if not rows.any(): return routed
         posterior = pool(mean[rows], logvar[rows], subset[rows], self.routes.pooling)
-        draw = posterior.sample(torch.randn_like(mean[rows, 0]), torch.rand(int(rows.sum()), device=rows.device))
-        told = self.told(mean[rows], logvar[rows], size_uniform(available[rows]))
-        return {**routed, "prior": routed["prior"] + self.prior.loss(draw, draws=2, told=told).mean()}
+        noise = torch.randn_like(mean[rows, 0])
+        pick = torch.rand(int(rows.sum()), device=rows.device)
+        draw = posterior.sample(noise, pick)
+        condition = self.told(mean[rows], logvar[rows], size_uniform(available[rows]))
+        conditional = self.prior.loss(draw, draws=2, told=condition).mean()
+        return {**routed, "prior": routed["prior"] + conditional}
 
     @torch.no_grad()
-    def infer(self, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-        "n latents for each row of `given`, adjacent: [B * n, D], from the flow told what the row is given. Posterior draws are what `draw` returns."
+    def infer(
+        self,
+        given: Mapping[str, Tensor] | Experts,
+        n: int = 1,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """n latents for each row of `given`, adjacent: [B * n, D].
+
+        From the flow conditional on what is given; posterior draws are what `draw` returns."""
         experts = self.encoded(given, present)
-        told = self.told(experts.mean, experts.logvar, experts.mask).repeat_interleave(n, 0)
-        return self.prior.sample(len(told), **asdict(self.latents), told=told)
+        condition = self.told(experts.mean, experts.logvar, experts.mask).repeat_interleave(n, 0)
+        return self.prior.sample(len(condition), **asdict(self.latents), told=condition)

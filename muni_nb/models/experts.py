@@ -22,23 +22,31 @@ from ..nets.build import Sizes, encoder_for
 # %% ../../nbs/models/01_experts.ipynb #446aa21e
 @runtime_checkable
 class Rated(Protocol):
-    "A model whose latents have posteriors and a rate: what the judges of predictivity and minimality ask."
+    """A model whose latents have posteriors and a rate.
+
+    What the judges of predictivity and minimality ask."""
 
     def encoded(self, values: Mapping[str, Tensor]):
-        "Rows encoded once, to be asked about often; its `only(names)` are the same rows given these modalities alone."
+        """Rows encoded once, to be asked about often.
+
+        Its `only(names)` are the same rows given these modalities alone."""
 
     def posterior(self, given) -> Posterior:
         "The posterior of each row."
 
     def rate(self, given, draws: int = 64) -> tuple[Tensor, Tensor]:
-        "Nats [B] that each row's latent costs under the prior, and by how many [B] that is too high for a mixture."
+        """Nats [B] that each row's latent costs under the prior.
+
+        Then by how many [B] that is too high for a mixture."""
 
     def prior_sample(self, n: int) -> Tensor:
         "n latents [n, D] from the prior."
 
 
 class ExpertModel(LatentModel):
-    "A `LatentModel` with an encoder per modality, which share nothing. `decoders`: `groups` and `decoder` of `LatentModel`."
+    """A `LatentModel` with an encoder per modality, which share nothing.
+
+    `decoders`: `groups` and `decoder` of `LatentModel`."""
     pooling = "poe"    # one of latent.gaussian.POOLINGS
     prior: nn.Module   # one of latent.prior
     latents = Latents()   # of a flow prior
@@ -48,19 +56,26 @@ class ExpertModel(LatentModel):
         self.encoders = nn.ModuleDict({k: encoder_for(s, sizes) for k, s in specs.items()})
 
     def pooled(self, experts: "Experts") -> Posterior:
-        "The posterior at test time, not floored. As the published rows imply, MoPoE conditions on the product of all that is given, and MoE picks one expert."
-        return pool(experts.mean, experts.logvar, experts.mask, {"mopoe": "poe"}.get(self.pooling, self.pooling))
+        """The posterior at test time, not floored.
+
+        As the published rows imply, MoPoE conditions on the product of all that is given, and MoE picks one
+        expert."""
+        pooling = "poe" if self.pooling == "mopoe" else self.pooling
+        return pool(experts.mean, experts.logvar, experts.mask, pooling)
 
 # %% ../../nbs/models/01_experts.ipynb #ef3b3944
 @patch
 def encode(self: ExpertModel, values: Mapping[str, Tensor], available: Tensor) -> tuple[Tensor, Tensor]:
-    "Mean and log-variance [B, M, D] of the experts of prepared `values`; zero where `available` [B, M] is False."
+    """Mean and log-variance [B, M, D] of the experts of prepared `values`.
+
+    Zero where `available` [B, M] is False."""
     experts = []
     for m, name in enumerate(self.names):
         rows = available[:, m]
         table = torch.zeros(2, len(rows), self.sizes.latent, device=rows.device)
         if rows.any():
-            table = table.masked_scatter(rows[:, None], torch.stack(self.encoders[name](values[name][rows])))
+            expert = torch.stack(self.encoders[name](values[name][rows]))
+            table = table.masked_scatter(rows[:, None], expert)
         experts.append(table)
     mean, logvar = torch.stack(experts, dim=2)
     return mean, logvar
@@ -76,41 +91,67 @@ class Experts:
 
     def only(self, names: Sequence[str]) -> "Experts":
         "The same rows, given `names` alone."
-        if unknown := [k for k in names if k not in self.names]: raise ValueError(f"unknown modality {unknown[0]!r}: this model has {', '.join(self.names)}")
-        return replace(self, mask=self.mask & torch.tensor([k in names for k in self.names], device=self.mask.device))
+        if unknown := [k for k in names if k not in self.names]:
+            raise ValueError(f"unknown modality {unknown[0]!r}: this model has {', '.join(self.names)}")
+        named = torch.tensor([k in names for k in self.names], device=self.mask.device)
+        return replace(self, mask=self.mask & named)
 
-
+# %% ../../nbs/models/01_experts.ipynb #c50f9a1b
 @patch
 @torch.no_grad()
-def encoded(self: ExpertModel, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None, chunk: int = 1000) -> Experts:
-    "The experts of the rows of `values`, for `infer`, `posterior`, `rate` and `sample`: encoded once, asked often."
+def encoded(
+    self: ExpertModel,
+    values: Mapping[str, Tensor],
+    present: Mapping[str, Tensor] | None = None,
+    chunk: int = 1000,
+) -> Experts:
+    """The experts of the rows of `values`: encoded once, asked often.
+
+    For `infer`, `posterior`, `rate` and `sample`."""
     if isinstance(values, Experts):
-        if present is not None: raise ValueError("these rows are encoded: say what is present when encoding them, or use only(...)")
-        return values
-    rows, parts = max(map(len, values.values()), default=1), []
-    here = {k: torch.as_tensor(v) for k, v in (present or {}).items()}
+        if present is None: return values
+        raise ValueError("these rows are encoded: say what is present when encoding them, or use only(...)")
+    rows = max(map(len, values.values()), default=1)
+    present = {k: torch.as_tensor(v) for k, v in (present or {}).items()}
+    parts = []
     for i in range(0, rows, chunk):
-        some, mask = self.prepare({k: v[i:i + chunk] for k, v in values.items()}, {k: v[i:i + chunk] if v.shape == (rows,) else v for k, v in here.items()})
-        parts.append((*self.encode(some, mask), mask))
-    return Experts(tuple(self.names), *(torch.cat(part) for part in zip(*parts)))
+        part_values = {k: v[i:i + chunk] for k, v in values.items()}
+        part_present = {k: v[i:i + chunk] if v.shape == (rows,) else v for k, v in present.items()}
+        prepared, mask = self.prepare(part_values, part_present)
+        parts.append((*self.encode(prepared, mask), mask))
+    mean, logvar, mask = (torch.cat(part) for part in zip(*parts))
+    return Experts(tuple(self.names), mean, logvar, mask)
 
-
+# %% ../../nbs/models/01_experts.ipynb #8f3e2e9c
 @patch
 @torch.no_grad()
-def posterior(self: ExpertModel, given: Mapping[str, Tensor] | Experts, present: Mapping[str, Tensor] | None = None) -> Posterior:
-    "The floored posterior of each row given some modalities; ValueError for a row that is given nothing (its law is the prior)."
+def posterior(
+    self: ExpertModel,
+    given: Mapping[str, Tensor] | Experts,
+    present: Mapping[str, Tensor] | None = None,
+) -> Posterior:
+    """The floored posterior of each row given some modalities.
+
+    ValueError for a row that is given nothing (its law is the prior)."""
     experts = self.encoded(given, present)
-    if not experts.mask.any(1).all(): raise ValueError("a row is given nothing: its law is the prior, see prior_sample")
+    if not experts.mask.any(1).all():
+        raise ValueError("a row is given nothing: its law is the prior, see prior_sample")
     return self.prior.floored(self.pooled(experts))
 
 # %% ../../nbs/models/01_experts.ipynb #0e454d50
 @patch
 @torch.no_grad()
-def rate(self: ExpertModel, given: Mapping[str, Tensor] | Experts, present: Mapping[str, Tensor] | None = None, draws: int = 64) -> tuple[Tensor, Tensor]:
-    """Nats [B] that the latent of each row costs under the prior, and by how many nats [B] that is too high for a mixture.
+def rate(
+    self: ExpertModel,
+    given: Mapping[str, Tensor] | Experts,
+    present: Mapping[str, Tensor] | None = None,
+    draws: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Nats [B] of each row's latent under the prior, and by how many a mixture's are too high.
 
-    The first is exact up to the prior's fit for one Gaussian (the second is then 0) and a mean over components for mixtures.
-    Posteriors are pooled as at test time: for MoPoE this is the product, not the mixture that the prior was trained on."""
+    The first is exact up to the prior's fit for one Gaussian (the second is then 0) and a mean over
+    components for mixtures. Posteriors are pooled as at test time: for MoPoE this is the product, not the
+    mixture that the prior was trained on."""
     pooled = self.pooled(self.encoded(given, present))
     return self.prior.rate(pooled, draws), self.prior.rate_gap(pooled)
 
@@ -124,12 +165,21 @@ def prior_sample(self: ExpertModel, n: int) -> Tensor:
 # %% ../../nbs/models/01_experts.ipynb #0d74e289
 @patch
 @torch.no_grad()
-def draw(self: ExpertModel, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-    "n draws for each row of `given`, adjacent: [B * n, D], from its posterior, or from the prior if it is given nothing."
+def draw(
+    self: ExpertModel,
+    given: Mapping[str, Tensor] | Experts,
+    n: int = 1,
+    present: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """n draws for each row of `given`, adjacent: [B * n, D].
+
+    From its posterior, or from the prior if it is given nothing."""
     experts = self.encoded(given, present)
     rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(n)
     posterior = self.prior.floored(self.pooled(experts))[rows]
-    z = posterior.sample(torch.randn(len(rows), self.sizes.latent, device=self.device), torch.rand(len(rows), device=self.device))
+    noise = torch.randn(len(rows), self.sizes.latent, device=self.device)
+    pick = torch.rand(len(rows), device=self.device)
+    z = posterior.sample(noise, pick)
     empty = ~experts.mask.any(1)[rows]
     if empty.any(): z[empty] = self.prior_sample(int(empty.sum()))
     return z
@@ -137,6 +187,13 @@ def draw(self: ExpertModel, given: Mapping[str, Tensor] | Experts, n: int = 1, p
 
 @patch
 @torch.no_grad()
-def infer(self: ExpertModel, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-    "n latents for each row of `given`, adjacent: [B * n, D], to be decoded: what `draw` returns, unless a model knows better than its posterior."
+def infer(
+    self: ExpertModel,
+    given: Mapping[str, Tensor] | Experts,
+    n: int = 1,
+    present: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """n latents for each row of `given`, adjacent: [B * n, D], to be decoded.
+
+    What `draw` returns, unless a model knows better than its posterior."""
     return self.draw(given, n, present)

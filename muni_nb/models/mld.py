@@ -22,7 +22,9 @@ from ..nets.build import KINDS, Sizes, autoencoder_for
 
 # %% ../../nbs/models/04_mld.ipynb #f6ca56d0
 def vp(t: Tensor) -> tuple[Tensor, Tensor]:
-    "Scales of code and noise at times t of the variance-preserving SDE, beta from 0.1 to 20 (stated)."
+    """Scales of code and noise at times t of the variance-preserving SDE.
+
+    Beta from 0.1 to 20 (stated)."""
     beta = 0.1 * t + 19.9 / 2 * t**2                      # its integral from 0 to t
     return (-beta / 2).exp(), (-torch.expm1(-beta)).sqrt()
 
@@ -47,8 +49,11 @@ class ScoreNetwork(TimedMLP):
 
 # %% ../../nbs/models/04_mld.ipynb #e6b6cfb9
 def code_widths(specs: Mapping[str, Spec], code: Mapping[str, int] | None) -> dict[str, int]:
-    "Width of a code by kind: what `code` says, else the kind's own. ValueError for a kind that there is not, or a width below 1."
-    if unknown := [kind for kind in code or {} if kind not in KINDS]: raise ValueError(f"code: unknown kind {unknown[0]!r}: choose of {', '.join(KINDS)}")
+    """Width of a code by kind: what `code` says, else the kind's own.
+
+    ValueError for a kind that there is not, or a width below 1."""
+    if unknown := [kind for kind in code or {} if kind not in KINDS]:
+        raise ValueError(f"code: unknown kind {unknown[0]!r}: choose of {', '.join(KINDS)}")
     widths = {spec.kind: KINDS[spec.kind].code for spec in specs.values()} | dict(code or {})
     if min(widths.values()) < 1: raise ValueError(f"codes must be at least 1 wide; got {widths}")
     return widths
@@ -63,52 +68,84 @@ class Codes:
     "How codes are sampled."
     steps: int = 50        # published: 250, of Euler-Maruyama
     sampler: str = "sde"   # one of SAMPLERS
-    resample: int = 1      # passes over each step; more than 1 is RePaint's resampling, with jumps of one step
+    resample: int = 1      # passes over each step; more than 1 is RePaint's resampling, jumping by one step
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS or self.steps < 1 or self.resample < 1:
-            raise ValueError(f"want sampler of {', '.join(SAMPLERS)}, steps and resample of at least 1; got {self.sampler!r}, {self.steps}, {self.resample}")
+            raise ValueError(
+                f"want sampler of {', '.join(SAMPLERS)}, steps and resample of at least 1; "
+                f"got {self.sampler!r}, {self.steps}, {self.resample}")
 
-
+# %% ../../nbs/models/04_mld.ipynb #bfc9634b
 class MLD(LatentModel):
-    """Multi-modal latent diffusion (Bounoua et al. 2023) over the modalities `specs`; z [B, D] is all codes side by side.
+    """Multi-modal latent diffusion (Bounoua et al. 2023) over the modalities `specs`.
 
-    Stated: two stages, deterministic codes, VP-SDE, noise prediction, uniform times, masking and its weight. Ours: widths, both stages in one run."""
+    z [B, D] is all codes side by side. Stated: two stages, deterministic codes, VP-SDE, noise prediction,
+    uniform times, masking and its weight. Ours: widths, both stages in one run."""
     settings = {**LatentModel.settings, "latents": Codes}
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), variant: str = "multi_time", process: str = "vp",
-                 code: Mapping[str, int] | None = None, conditioned: float = 0.5, stage: float = 0.25, width: int = 512, depth: int = 3,
-                 latents: Codes = Codes()):
-        """`code`: width of a code by kind; `conditioned`: fraction of rows with clean codes (published: 0.2 to 0.8); `stage`: fraction of
-        training after which the score network takes over; `depth`: of the score network; `width`: of it and of images' MLPs; `latents`: how codes are sampled. ValueError for a wrong value."""
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        variant: str = "multi_time",             # one of VARIANTS
+        process: str = "vp",                     # one of PROCESSES
+        code: Mapping[str, int] | None = None,   # width of a code by kind
+        conditioned: float = 0.5,                # fraction of rows with clean codes (published: 0.2 to 0.8)
+        stage: float = 0.25,                     # fraction of training after which the score network begins
+        width: int = 512,                        # of the score network and of images' MLPs
+        depth: int = 3,                          # of the score network
+        latents: Codes = Codes(),                # how codes are sampled
+    ):
+        "ValueError for a wrong value."
         code = code_widths(specs, code)
-        for name, value, choices in (("variant", variant, VARIANTS), ("process", process, tuple(PROCESSES))):
-            if value not in choices: raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
-        if not 0 <= conditioned <= 1 or not 0 < stage < 1: raise ValueError(f"want conditioned in [0, 1] and stage in (0, 1); got {conditioned!r} and {stage!r}")
-        if min(width, depth, *code.values()) < 1: raise ValueError(f"widths and depth must be at least 1; got code {code}, width {width}, depth {depth}")
+        for name, value, known in (("variant", variant, VARIANTS), ("process", process, tuple(PROCESSES))):
+            if value not in known: raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+        if not 0 <= conditioned <= 1 or not 0 < stage < 1:
+            raise ValueError(
+                f"want conditioned in [0, 1] and stage in (0, 1); got {conditioned!r} and {stage!r}")
+        if min(width, depth, *code.values()) < 1:
+            raise ValueError(
+                f"widths and depth must be at least 1; got code {code}, width {width}, depth {depth}")
         widths = [code[s.kind] for s in specs.values()]
         columns = dict(zip(specs, torch.arange(sum(widths)).split(widths)))
         pairs = {k: autoencoder_for(s, sizes, code[s.kind], width) for k, s in specs.items()}
-        super().__init__(specs, sizes, groups={k: [k] for k in specs}, decoder=lambda members: Part(pairs[members[0].name][1], columns[members[0].name]))
+
+        def decoder(members: list[Spec]) -> Part:
+            (spec,) = members
+            return Part(pairs[spec.name][1], columns[spec.name])
+
+        super().__init__(specs, sizes, groups={k: [k] for k in specs}, decoder=decoder)
         self.encoders = nn.ModuleDict({k: encoder for k, (encoder, _) in pairs.items()})
         self.encoders.lr_scale = self.decoders.lr_scale = 3.0                        # see training.fit
         self.score = ScoreNetwork(sum(widths), len(specs), width, depth)
-        self.options = {"variant": variant, "process": process, "code": code, "conditioned": conditioned, "stage": stage, "width": width, "depth": depth}
-        self.stages, self.latents = {stage: 1.0}, latents
-        self.register_buffer("owner", torch.arange(len(specs)).repeat_interleave(torch.tensor(widths)), persistent=False)   # [D], column of the mask
-        for name, start in (("seen", 0.0), ("mean", 0.0), ("square", 1.0)): self.register_buffer(name, torch.full((sum(widths),), start))
+        self.options = {
+            "variant": variant, "process": process, "code": code, "conditioned": conditioned,
+            "stage": stage, "width": width, "depth": depth,
+        }
+        self.stages = {stage: 1.0}
+        self.latents = latents
+        owner = torch.arange(len(specs)).repeat_interleave(torch.tensor(widths))     # [D], column of the mask
+        self.register_buffer("owner", owner, persistent=False)
+        for name, start in (("seen", 0.0), ("mean", 0.0), ("square", 1.0)):
+            self.register_buffer(name, torch.full((sum(widths),), start))
 
-    def arguments(self) -> dict: return {**super().arguments(), **self.options, "latents": asdict(self.latents)}
+    def arguments(self) -> dict:
+        return {**super().arguments(), **self.options, "latents": asdict(self.latents)}
 
 # %% ../../nbs/models/04_mld.ipynb #709154a3
 @patch
 def encode(self: MLD, values: Mapping[str, Tensor], available: Tensor) -> Tensor:
-    "Codes [B, D] of prepared `values`, as decoders read them; zero where `available` [B, M] is False."
+    """Codes [B, D] of prepared `values`, as decoders read them.
+
+    Zero where `available` [B, M] is False."""
     parts = []
     for m, name in enumerate(self.names):
         rows = available[:, m]
         part = torch.zeros(len(rows), int((self.owner == m).sum()), device=rows.device)
-        if rows.any(): part = part.masked_scatter(rows[:, None], self.encoders[name](values[name][rows]).float())
+        if rows.any():
+            codes = self.encoders[name](values[name][rows]).float()
+            part = part.masked_scatter(rows[:, None], codes)
         parts.append(part)
     return torch.cat(parts, 1)
 
@@ -116,7 +153,9 @@ def encode(self: MLD, values: Mapping[str, Tensor], available: Tensor) -> Tensor
 @patch
 @torch.no_grad()
 def watch(self: MLD, code: Tensor, available: Tensor) -> None:
-    "Take the codes [B, D] of the modalities that are `available` [B, M] into the running mean and mean square of each dimension."
+    """Take codes [B, D] into the running mean and mean square of each dimension.
+
+    Those of modalities that are not `available` [B, M] are zero, and do not count."""
     count = available.sum(0)[self.owner]
     self.seen += count > 0
     weight = torch.where(count > 0, (1 / self.seen.clamp(min=1)).clamp(min=0.01), 0.0)
@@ -136,14 +175,19 @@ def estimate(self: MLD, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     a, b = PROCESSES[self.options["process"]](times[:, self.owner])
     s = (a**2 + b**2).sqrt()
     miss = self.score(x / s, times)
-    return a / s**2 * x - b / s * miss, b / s**2 * x + a / s * miss
+    clean = a / s**2 * x - b / s * miss
+    noise = b / s**2 * x + a / s * miss
+    return clean, noise
 
 # %% ../../nbs/models/04_mld.ipynb #9dd4d6b0
 @patch
 def draw_times(self: MLD, available: Tensor) -> Tensor:
-    "Diffusion times [B, M] for training: 0 for codes that stay clean, 1 for modalities that are not `available` [B, M]."
+    """Diffusion times [B, M] for training.
+
+    0 for codes that stay clean, 1 for modalities that are not `available` [B, M]."""
     rows, columns = available.shape
-    t = torch.stack([uniform_time(rows, available.device) for _ in range(columns if self.options["variant"] == "uni" else 1)], 1)
+    draws = columns if self.options["variant"] == "uni" else 1
+    t = torch.stack([uniform_time(rows, available.device) for _ in range(draws)], 1)
     t = t.clamp(min=1e-5).expand(rows, columns)                    # a time of 0 means clean
     if self.options["variant"] == "multi_time":
         some = torch.rand(rows, 1, device=available.device) < self.options["conditioned"]
@@ -153,22 +197,31 @@ def draw_times(self: MLD, available: Tensor) -> Tensor:
 
 @patch
 def score_loss(self: MLD, code: Tensor, available: Tensor) -> Tensor:
-    "Squared error [B] of noise (flow: velocity) over D dimensions for standardised codes [B, D]; those not `available` [B, M] are not read."
+    """Squared error [B] of noise (flow: velocity) over D dimensions for standardised codes [B, D].
+
+    Codes that are not `available` [B, M] are not read."""
     times = self.draw_times(available)
     a, b = PROCESSES[self.options["process"]](times[:, self.owner])
-    code, noise = code * available[:, self.owner], torch.randn_like(code)
+    code = code * available[:, self.owner]
+    noise = torch.randn_like(code)
     clean, guess = self.estimate(a * code + b * noise, times)
-    miss = guess - noise if self.options["process"] == "vp" else velocity_target(clean, guess) - velocity_target(code, noise)
+    if self.options["process"] == "vp": miss = guess - noise
+    else: miss = velocity_target(clean, guess) - velocity_target(code, noise)
     learned = ((times > 0) & available)[:, self.owner]
     return (miss.square() * learned).sum(1) * (learned.shape[1] / learned.sum(1))
 
 # %% ../../nbs/models/04_mld.ipynb #44c01ea5
 @patch
-def loss(self: MLD, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-    """Terms of the objective, means over rows, and their sum `loss`. Stage one: one per modality, -log p(x | code) in nats (images: of a
-    Laplace law); stage two: `score`, the squared error of the predicted noise (flow: velocity), summed over dimensions.
+def loss(
+    self: MLD,
+    batch: Mapping[str, Tensor],  # prepared values
+    available: Tensor,            # bool [B, M]
+    progress: float = 1.0,        # fraction of training done, which decides the stage
+) -> dict[str, Tensor]:
+    """Terms of the objective, means over rows, and their sum `loss`.
 
-    `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done, which decides the stage."""
+    Stage one: one per modality, -log p(x | code) in nats (images: of a Laplace law); stage two: `score`, the
+    squared error of the predicted noise (flow: velocity), summed over dimensions."""
     if progress < self.options["stage"]:
         code = self.encode(batch, available)
         self.watch(code, available)
@@ -182,25 +235,45 @@ def loss(self: MLD, batch: Mapping[str, Tensor], available: Tensor, progress: fl
 @patch
 @torch.no_grad()
 def complete(self: MLD, code: Tensor, given: Tensor) -> Tensor:
-    "Standardised codes [B, D]: those `given` [B, M] as they are in `code` [B, D], the others drawn given them, jointly."
-    held, x, times = given[:, self.owner], torch.randn_like(code), torch.linspace(1, 0, self.latents.steps + 1, device=code.device)
-    for t, s, a, b, a_s, b_s in zip(times, times[1:], *(part[k:] for k in (0, 1) for part in PROCESSES[self.options["process"]](times))):
+    """Standardised codes [B, D], some given and the others drawn given them, jointly.
+
+    Those `given` [B, M] stay as they are in `code` [B, D]."""
+    held = given[:, self.owner]
+    x = torch.randn_like(code)
+    times = torch.linspace(1, 0, self.latents.steps + 1, device=code.device)
+    scales, noise_scales = PROCESSES[self.options["process"]](times)
+    for k in range(self.latents.steps):
+        t, a, b = times[k], scales[k], noise_scales[k]
+        a_s, b_s = scales[k + 1], noise_scales[k + 1]
         for again in reversed(range(self.latents.resample)):
-            if self.options["variant"] == "inpaint": known, when = a * code + b * torch.randn_like(code), t.expand(given.shape)
-            else: known, when = code, torch.where(given, 0.0, t)
+            if self.options["variant"] == "inpaint":
+                known = a * code + b * torch.randn_like(code)
+                when = t.expand(given.shape)
+            else:
+                known = code
+                when = torch.where(given, 0.0, t)
             clean, noise = self.estimate(torch.where(held, known, x), when)
             kept = (a * b_s / (a_s * b)).square() if self.latents.sampler == "sde" else torch.ones_like(t)
             x = a_s * clean + b_s * (kept.sqrt() * noise + (1 - kept).sqrt() * torch.randn_like(x))
             if again: x = a / a_s * x + (b**2 - (a / a_s * b_s) ** 2).sqrt() * torch.randn_like(x)
     return torch.where(held, code, x)
 
-
+# %% ../../nbs/models/04_mld.ipynb #244ffbf5
 @patch
 @torch.no_grad()
-def infer(self: MLD, given: Mapping[str, Tensor], n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-    "n draws of all codes for each row of `given`, adjacent: [B * n, D]; those of given modalities are their encodings. Rows may differ in what is `present`."
+def infer(
+    self: MLD,
+    given: Mapping[str, Tensor],
+    n: int = 1,
+    present: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """n draws of all codes for each row of `given`, adjacent: [B * n, D].
+
+    Those of given modalities are their encodings. Rows may differ in what is `present`."""
     values, mask = self.prepare(given, present)
-    z, mask = (part.repeat_interleave(n, 0) for part in (self.encode(values, mask), mask))
+    z = self.encode(values, mask).repeat_interleave(n, 0)
+    mask = mask.repeat_interleave(n, 0)
     if mask.all(): return z
-    with torch.autocast(z.device.type, enabled=False): x = self.complete((z - self.mean) / self.scale(), mask)
+    with torch.autocast(z.device.type, enabled=False):
+        x = self.complete((z - self.mean) / self.scale(), mask)
     return torch.where(mask[:, self.owner], z, self.mean + self.scale() * x)

@@ -24,37 +24,52 @@ from ..nets.build import Sizes, prior_for
 # %% ../../nbs/models/02_muni.ipynb #301b07c6
 @dataclass(frozen=True)
 class Routes:
-    "The objective of MUNI and its switches; the defaults are the paper's choice where it is stated."
-    pooling: str = "poe"                   # how experts become a posterior: one of latent.gaussian.POOLINGS (poe: stated)
+    """The objective of MUNI and its switches; the defaults are the paper's choice where it is stated.
+
+    `pooling` is one of latent.gaussian.POOLINGS, `prior_subsets` and `shown` are of latent.subsets.SUBSETS."""
+    pooling: str = "poe"                   # how experts become a posterior (poe: stated)
     detach: bool = True                    # a given target's own expert gets no gradient (stated)
-    prior_subsets: str = "leave_one_out"   # which posteriors the prior is fitted to (stated), one of latent.subsets.SUBSETS
-    shown: str = "all"                     # which subsets the decoders learn from, of the same list (size-uniform: inferred)
-    crossed: float = 0.0                   # fraction of rows whose shown subset is drawn without the target (inferred; MUNITE on image, text, audio: 0.5)
-    targets: str = "all"                   # what a shown subset must explain: all that the row has, or only what is shown ("shown")
+    prior_subsets: str = "leave_one_out"   # which posteriors the prior is fitted to (stated)
+    shown: str = "all"                     # which subsets the decoders learn from (size-uniform: inferred)
+    crossed: float = 0.0                   # fraction of rows whose shown subset is drawn without the target
+                                           # (inferred; MUNITE on image, text, audio: 0.5)
+    targets: str = "all"                   # what a shown subset must explain: all that the row has, or only
+                                           # what is shown ("shown")
     prior_gradient: bool = True            # the rate teaches the encoders, not the prior alone (inferred)
     rate_weight: float = 0.2               # beta, decoder loss per nat (inferred)
     rate_ramp: float = 0.5                 # fraction of training over which beta rises from 0 (inferred)
-    label_weight: float = 5.0              # of a label's or caption's nats beside an image's summed squared error (inferred)
+    label_weight: float = 5.0              # of a label's or caption's nats beside an image's summed squared
+                                           # error (inferred)
 
     def __post_init__(self):
-        for name, choices in (("pooling", POOLINGS), ("prior_subsets", SUBSETS), ("shown", SUBSETS), ("targets", ("all", "shown"))):
+        known = {"pooling": POOLINGS, "prior_subsets": SUBSETS, "shown": SUBSETS, "targets": ("all", "shown")}
+        for name, choices in known.items():
             value = getattr(self, name)
-            if value not in choices: raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
+            if value not in choices:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
         for name in ("rate_weight", "label_weight"):
-            if not getattr(self, name) >= 0: raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
-        if not 0 <= self.rate_ramp <= 1: raise ValueError(f"rate_ramp is a fraction of training, got {self.rate_ramp!r}")
-        if not 0 <= self.crossed <= 1: raise ValueError(f"crossed is a fraction of rows, got {self.crossed!r}")
-        if self.crossed and self.targets == "shown": raise ValueError("crossed rows do not show their target: it goes with targets \"all\"")
+            value = getattr(self, name)
+            if not value >= 0: raise ValueError(f"{name} must be at least 0, got {value!r}")
+        if not 0 <= self.rate_ramp <= 1:
+            raise ValueError(f"rate_ramp is a fraction of training, got {self.rate_ramp!r}")
+        if not 0 <= self.crossed <= 1:
+            raise ValueError(f"crossed is a fraction of rows, got {self.crossed!r}")
+        if self.crossed and self.targets == "shown":
+            raise ValueError("crossed rows do not show their target: it goes with targets \"all\"")
 
     def neighbours(self) -> dict[str, "Routes"]:
         "The cells one switch away from this one: mixture pooling, no detachment, prior on all subsets."
-        return {"mixture": replace(self, pooling="moe"), "not detached": replace(self, detach=False),
-                "prior on all": replace(self, prior_subsets="all")}
+        return {
+            "mixture": replace(self, pooling="moe"),
+            "not detached": replace(self, detach=False),
+            "prior on all": replace(self, prior_subsets="all"),
+        }
 
 # %% ../../nbs/models/02_muni.ipynb #595d11b3
 _whole = Routes(detach=False, shown="full", prior_subsets="full")
 PEERS = {
-    "MVAE": Routes(pooling="poe_prior", detach=False, shown="all", targets="shown", prior_subsets="all"),   # after Wu & Goodman 2018, eq. 5
+    "MVAE": Routes(                                   # after Wu & Goodman 2018, eq. 5
+        pooling="poe_prior", detach=False, shown="all", targets="shown", prior_subsets="all"),
     "MMVAE": replace(_whole, pooling="moe"),          # Shi et al. 2019, eq. 3
     "MoPoE": replace(_whole, pooling="mopoe"),        # Sutter et al. 2021, eq. 5
     "HELVAE": replace(_whole, pooling="hellinger"),   # Vo & Valera 2026
@@ -62,15 +77,26 @@ PEERS = {
 
 # %% ../../nbs/models/02_muni.ipynb #fb3f87b4
 class MUNI(ExpertModel):
-    "Multimodal unified latent diffusion over the modalities `specs`: encoders, decoders and one flow prior, trained together."
+    """Multimodal unified latent diffusion over the modalities `specs`.
+
+    Encoders, decoders and one flow prior, trained together."""
     settings = {**ExpertModel.settings, "routes": Routes, "latents": Latents}
 
-    def __init__(self, specs: Mapping[str, Spec], routes: Routes = Routes(), sizes: Sizes = Sizes(), max_logsnr: float = 3.0,
-                 encoder_lr: float = 1.0, latents: Latents = Latents()):
-        "`max_logsnr`: of the noise floor, see `latent.prior`; `encoder_lr`: factor of the encoders' learning rate; `latents`: how the prior is sampled."
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        routes: Routes = Routes(),
+        sizes: Sizes = Sizes(),
+        max_logsnr: float = 3.0,        # of the noise floor, see `latent.prior`
+        encoder_lr: float = 1.0,        # factor of the encoders' learning rate
+        latents: Latents = Latents(),   # how the prior is sampled
+    ):
         if not encoder_lr > 0: raise ValueError(f"encoder_lr must be positive, got {encoder_lr!r}")
         super().__init__(specs, sizes)
-        self.routes, self.max_logsnr, self.encoder_lr, self.latents = routes, max_logsnr, encoder_lr, latents
+        self.routes = routes
+        self.max_logsnr = max_logsnr
+        self.encoder_lr = encoder_lr
+        self.latents = latents
         self.encoders.lr_scale = encoder_lr                    # see training.fit
         self.prior = prior_for(sizes, max_logsnr)
 
@@ -78,31 +104,48 @@ class MUNI(ExpertModel):
     def pooling(self) -> str: return self.routes.pooling
 
     def arguments(self) -> dict:
-        return {**super().arguments(), "routes": asdict(self.routes), "max_logsnr": self.max_logsnr, "encoder_lr": self.encoder_lr,
-                "latents": asdict(self.latents)}
+        return {
+            **super().arguments(),
+            "routes": asdict(self.routes),
+            "max_logsnr": self.max_logsnr,
+            "encoder_lr": self.encoder_lr,
+            "latents": asdict(self.latents),
+        }
 
     def __repr__(self):
         return f"{super().__repr__()}\n  {self.routes}\n  {self.sizes}"
 
 # %% ../../nbs/models/02_muni.ipynb #8fe3df77
 @patch
-def latent(self: MUNI, mean: Tensor, logvar: Tensor, subset: Tensor, target: Tensor, noise: Tensor, pick: Tensor) -> Tensor:
-    "z [B, D] from the pooled experts of `subset` [B, M], for the decoding of modality `target` [B] (a column of the mask)."
+def latent(
+    self: MUNI,
+    mean: Tensor,     # [B, M, D], of the experts
+    logvar: Tensor,   # [B, M, D]
+    subset: Tensor,   # bool [B, M], the experts that are pooled
+    target: Tensor,   # int64 [B], the modality (column of the mask) that is to be decoded
+    noise: Tensor,    # [B, D] standard normal
+    pick: Tensor,     # [B] uniform in [0, 1)
+) -> Tensor:          # [B, D]
+    "A draw z of the pooled experts of `subset`, for the decoding of modality `target`."
     if self.routes.detach:
         own = F.one_hot(target, len(self.names)).bool()[:, :, None]
-        mean, logvar = torch.where(own, mean.detach(), mean), torch.where(own, logvar.detach(), logvar)
-    return self.prior.floored(pool(mean, logvar, subset, self.routes.pooling)).sample(noise, pick)
+        mean = torch.where(own, mean.detach(), mean)
+        logvar = torch.where(own, logvar.detach(), logvar)
+    posterior = self.prior.floored(pool(mean, logvar, subset, self.routes.pooling))
+    return posterior.sample(noise, pick)
 
 # %% ../../nbs/models/02_muni.ipynb #23b15e0e
 @patch
-def loss(self: MUNI, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+def loss(
+    self: MUNI,
+    batch: Mapping[str, Tensor],  # prepared values
+    available: Tensor,            # bool [B, M]
+    progress: float = 1.0,        # fraction of training done, for the ramp of the rate
+) -> dict[str, Tensor]:
     """Terms of the objective, as means over rows, and their weighted sum `loss`.
 
     One term per decoder (images: summed squared velocity error; labels: nats), `rate` (nats) and
-    `prior` (flow matching, summed over dimensions).
-
-    `batch`: prepared values; `available` bool [B, M];
-    `progress`: fraction of training done, for the ramp of the rate."""
+    `prior` (flow matching, summed over dimensions)."""
     mean, logvar = self.encode(batch, available)
     subset = SUBSETS[self.routes.shown](available)
     noise = torch.randn_like(mean[:, 0])
@@ -134,7 +177,8 @@ def prior_terms(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor) -> 
     rows = subset.any(1)
     if not rows.any(): return {"rate": mean.new_zeros(()), "prior": mean.new_zeros(())}
     posterior = pool(mean[rows], logvar[rows], subset[rows], self.routes.pooling)
-    if not self.routes.prior_gradient: posterior = Posterior(*(part.detach() for part in vars(posterior).values()))
+    if not self.routes.prior_gradient:
+        posterior = Posterior(*(part.detach() for part in vars(posterior).values()))
     noise = torch.randn_like(mean[rows, 0])
     pick = torch.rand(int(rows.sum()), device=rows.device)
     draw = posterior.sample(noise, pick).detach()

@@ -27,22 +27,29 @@ from ..nets.build import KINDS, Sizes
 
 # %% ../../nbs/models/06_munite.ipynb #617b804a
 class Stream(nn.Module):
-    "Values [R, ...] of one modality -> for each of `depth` blocks, keys and values [R, T, 2 width] of its T tokens."
+    """The tokens of one modality, as registers read them in each of `depth` blocks.
+
+    Values [R, ...] -> for each block, keys and values [R, T, 2 width] of its T tokens."""
     lr_scale = 1.0   # of its learning rate, see training.fit
 
     def __init__(self, spec: Spec, width: int, depth: int, heads: int, patches: int):
         super().__init__()
         self.tokens, places = KINDS[spec.kind].tokens(spec, width, patches)
         self.place = nn.Parameter(0.02 * torch.randn(width, *places)) if places else None
-        self.blocks = nn.ModuleList(nn.Identity() for _ in range(depth))
         if places:
-            self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, activation=F.silu, batch_first=True, norm_first=True)
-                                        for _ in range(depth))
-        self.read = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width)) for _ in range(depth))
+            options = dict(dropout=0.0, activation=F.silu, batch_first=True, norm_first=True)
+            blocks = [nn.TransformerEncoderLayer(width, heads, 2 * width, **options) for _ in range(depth)]
+        else:
+            blocks = [nn.Identity() for _ in range(depth)]
+        reads = [nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width)) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.read = nn.ModuleList(reads)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        h, seen = self.tokens(x), []
-        h = h[:, None] if self.place is None else (h + self.place).flatten(2).transpose(1, 2)
+        h = self.tokens(x)
+        if self.place is None: h = h[:, None]
+        else: h = (h + self.place).flatten(2).transpose(1, 2)
+        seen = []
         for block, read in zip(self.blocks, self.read):
             h = block(h)
             seen.append(read(h))
@@ -66,91 +73,151 @@ def split_heads(x: Tensor, heads: int, parts: int) -> Tensor:
     return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
 
 
-def attention(query: Tensor, tables: Sequence[tuple[Tensor, Tensor]], shown: Tensor) -> Tensor:
-    "What `query` [..., Q, d] reads of the keys and values [..., T, d] of several `tables`, side by side; `shown` [..., Q, sum of T]: 0 for what may be seen, -inf elsewhere."
+def attention(
+    query: Tensor,                            # [..., Q, d]
+    tables: Sequence[tuple[Tensor, Tensor]],  # keys and values [..., T, d] of each, side by side
+    shown: Tensor,                            # [..., Q, sum of T], 0 for what may be seen, -inf elsewhere
+) -> Tensor:                                  # [..., Q, d]
+    "What `query` reads of the keys and values of several `tables`."
+    counts = [key.shape[-2] for key, _ in tables]
     scores = torch.cat([query @ key.mT for key, _ in tables], -1) * query.shape[-1] ** -0.5 + shown
-    weights = scores.softmax(-1).to(query.dtype).split([key.shape[-2] for key, _ in tables], -1)
+    weights = scores.softmax(-1).to(query.dtype).split(counts, -1)
     return sum(weight @ value for weight, (_, value) in zip(weights, tables))
 
-
+# %% ../../nbs/models/06_munite.ipynb #bcb31d8c
 class RegisterBlock(nn.Module):
-    "Registers [B, P, K, width] attend to the streams and to their own pass, then pass an MLP; told the time [B, P, time]."
+    "Registers [B, P, K, width] attend to the streams and to their own pass, then pass an MLP."
 
     def __init__(self, width: int, heads: int, time: int):
         super().__init__()
-        self.heads, self.film = heads, zero_init(nn.Linear(time, 4 * width))
-        self.attend, self.seen = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads = heads
+        self.film = zero_init(nn.Linear(time, 4 * width))
+        self.attend = nn.Linear(width, 3 * width)
+        self.seen = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
 
-    def forward(self, h: Tensor, time: Tensor, table: Tensor, shown: Tensor) -> Tensor:
-        "`table`: keys and values [2, B, heads, T, width / heads] of the streams; `shown` [B, 1, P * K, T + P * K]: 0 for what a register may see, -inf elsewhere."
+    def forward(
+        self,
+        h: Tensor,      # registers [B, P, K, width]
+        time: Tensor,   # features of the time [B, P, time]
+        table: Tensor,  # keys and values [2, B, heads, T, width / heads] of the streams
+        shown: Tensor,  # [B, 1, P * K, T + P * K], 0 for what a register may see, -inf elsewhere
+    ) -> Tensor:        # registers [B, P, K, width]
         scale, shift, scale2, shift2 = self.film(time)[:, :, None].chunk(4, -1)
-        told = torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), 1 + scale)
-        query, *own = split_heads(self.attend(told.flatten(1, 2)), self.heads, 3)
-        h = h + self.seen(attention(query, [table.unbind(0), own], shown).transpose(1, 2).reshape(h.shape))
-        return h + self.mlp(torch.addcmul(shift2, F.layer_norm(h, h.shape[-1:]), 1 + scale2))
+        normal = torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), 1 + scale)
+        query, *own = split_heads(self.attend(normal.flatten(1, 2)), self.heads, 3)
+        seen = attention(query, [table.unbind(0), own], shown).transpose(1, 2).reshape(h.shape)
+        h = h + self.seen(seen)
+        normal = torch.addcmul(shift2, F.layer_norm(h, h.shape[-1:]), 1 + scale2)
+        return h + self.mlp(normal)
 
 # %% ../../nbs/models/06_munite.ipynb #b72033bc
 class MUNITE(LatentModel):
-    """Conditional flow over the full-observation latent (Yeo & Sung 2026) over the modalities `specs`; z [B, D] is the registers side by side.
+    """Conditional flow over the full-observation latent of the modalities `specs` (Yeo & Sung 2026).
 
-    Stated: losses, two of their weights and temperature, stop-gradients, separate streams. Ours: widths (published: 256, 7 blocks, 8 heads), one register (4), averages, weight and ramp of distillation."""
+    z [B, D] is the registers side by side. Stated: losses, two of their weights and temperature,
+    stop-gradients, separate streams. Ours: widths (published: 256, 7 blocks, 8 heads), one register (4),
+    averages, weight and ramp of distillation."""
     lr_scale = 3.0      # of its learning rate, see training.fit
     settings = {**LatentModel.settings, "latents": Latents}
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), registers: int = 1, width: int = 80, depth: int = 3, heads: int = 4,
-                 patches: int = 4, reconstruction: float = 1.0, distillation: float = 64.0, contrastive: float = 0.1, temperature: float = 0.1,
-                 label_weight: float = 5.0, ramp: float = 0.5, detach: bool = True, full_only: bool = False, crossed: float = 0.0,
-                 teacher_steps: int = 4, latents: Latents = Latents(power=3.0)):
-        """`registers`: they share the `sizes.latent` dimensions; `patches`: along the shorter side of a picture or log-mel; `reconstruction`, `distillation`, `contrastive`: weights
-        of the losses; `label_weight`: as in MUNI's routes; `ramp`: fraction of training over which distillation's weight rises from 0; `detach`: a target's own stream learns nothing from its reconstruction; `full_only`: distil from
-        complete rows alone; `crossed`: fraction of rows whose shown subset is drawn without the target (stated for image, text, audio: 0.5); `teacher_steps`: Euler steps of the teacher of
-        rows that lack a modality (stated); `latents`: how latents are drawn (50 steps: stated, their spacing: ours). ValueError for a wrong value."""
-        options = {"registers": registers, "width": width, "depth": depth, "heads": heads, "patches": patches, "teacher_steps": teacher_steps}
-        for name, value in options.items():
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        registers: int = 1,            # they share the `sizes.latent` dimensions
+        width: int = 80,
+        depth: int = 3,
+        heads: int = 4,
+        patches: int = 4,              # along the shorter side of a picture or log-mel
+        reconstruction: float = 1.0,   # weights of the losses
+        distillation: float = 64.0,
+        contrastive: float = 0.1,
+        temperature: float = 0.1,      # of the contrast
+        label_weight: float = 5.0,     # as in MUNI's routes
+        ramp: float = 0.5,             # fraction of training over which distillation's weight rises from 0
+        detach: bool = True,           # a target's own stream learns nothing from its reconstruction
+        full_only: bool = False,       # distil from complete rows alone
+        crossed: float = 0.0,          # fraction of rows shown a subset without the target (stated for
+                                       # image, text, audio: 0.5)
+        teacher_steps: int = 4,        # Euler steps of the teacher of rows that lack a modality (stated)
+        latents: Latents = Latents(power=3.0),   # how they are drawn (50 steps: stated, their spacing: ours)
+    ):
+        "ValueError for a wrong value."
+        counts = {
+            "registers": registers, "width": width, "depth": depth, "heads": heads,
+            "patches": patches, "teacher_steps": teacher_steps,
+        }
+        weights = {
+            "reconstruction": reconstruction, "distillation": distillation,
+            "contrastive": contrastive, "label_weight": label_weight,
+        }
+        fractions = {"ramp": ramp, "crossed": crossed}
+        for name, value in counts.items():
             if value < 1: raise ValueError(f"{name} must be at least 1, got {value!r}")
-        if sizes.latent % registers or width % heads: raise ValueError(f"want latent divisible by registers and width by heads; got {sizes.latent}, {registers}, {width}, {heads}")
-        weights = {"reconstruction": reconstruction, "distillation": distillation, "contrastive": contrastive, "label_weight": label_weight}
+        if sizes.latent % registers or width % heads:
+            raise ValueError(
+                "want latent divisible by registers and width by heads; "
+                f"got {sizes.latent}, {registers}, {width}, {heads}")
         for name, value in weights.items():
             if not value >= 0: raise ValueError(f"{name} must be at least 0, got {value!r}")
         if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature!r}")
-        for name, value in {"ramp": ramp, "crossed": crossed}.items():
+        for name, value in fractions.items():
             if not 0 <= value <= 1: raise ValueError(f"{name} is a fraction, got {value!r}")
         super().__init__(specs, sizes)
         self.latents = latents
-        self.options = {**options, **weights, "temperature": temperature, "ramp": ramp, "detach": detach, "full_only": full_only, "crossed": crossed}
+        switches = {
+            "temperature": temperature, "ramp": ramp, "detach": detach,
+            "full_only": full_only, "crossed": crossed,
+        }
+        self.options = {**counts, **weights, **switches}
         self.streams = nn.ModuleDict({k: Stream(s, width, depth, heads, patches) for k, s in specs.items()})
         self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.registers = nn.Parameter(0.02 * torch.randn(registers, width))
-        self.first, self.film = zero_init(nn.Linear(sizes.latent // registers, width)), zero_init(nn.Linear(64, 2 * width))
+        self.first = zero_init(nn.Linear(sizes.latent // registers, width))
+        self.film = zero_init(nn.Linear(64, 2 * width))
         self.blocks = nn.ModuleList(RegisterBlock(width, heads, time=64) for _ in range(depth))
-        self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, sizes.latent // registers)
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, sizes.latent // registers)
 
-    def arguments(self) -> dict: return {**super().arguments(), **self.options, "latents": asdict(self.latents)}
+    def arguments(self) -> dict:
+        return {**super().arguments(), **self.options, "latents": asdict(self.latents)}
 
 # %% ../../nbs/models/06_munite.ipynb #15153077
 @patch
 def look(self: MUNITE, values: Mapping[str, Tensor], available: Tensor) -> Streams:
     "What registers can see of prepared `values` where `available` [B, M]; the rest is not read."
-    heads, owner = self.options["heads"], []
-    parts = [[available.new_zeros(len(available), 0, 2 * self.options["width"], dtype=torch.float32)] for _ in self.blocks]
+    rows = len(available)
+    heads = self.options["heads"]
+    none = available.new_zeros(rows, 0, 2 * self.options["width"], dtype=torch.float32)
+    tables = [[none] for _ in self.blocks]
+    owner = []
     for m, (name, stream) in enumerate(self.streams.items()):
-        rows = available[:, m].nonzero()[:, 0]
-        if not len(rows): continue
-        for table, part in zip(parts, stream(values[name][rows])):
-            table.append(part if len(rows) == len(available) else part.new_zeros(len(available), *part.shape[1:]).index_copy(0, rows, part))
+        has = available[:, m].nonzero()[:, 0]
+        if not len(has): continue
+        for table, part in zip(tables, stream(values[name][has])):
+            if len(has) < rows: part = part.new_zeros(rows, *part.shape[1:]).index_copy(0, has, part)
+            table.append(part)
         owner += [m] * part.shape[1]
-    return Streams(tuple(split_heads(torch.cat(part, 1), heads, 2) for part in parts), torch.tensor(owner, dtype=torch.long, device=available.device), available)
+    table = tuple(split_heads(torch.cat(parts, 1), heads, 2) for parts in tables)
+    return Streams(table, torch.tensor(owner, dtype=torch.long, device=available.device), available)
 
-
+# %% ../../nbs/models/06_munite.ipynb #36b87a3f
 @patch
-def predict(self: MUNITE, w: Tensor, t: Tensor, streams: Streams, subset: Tensor, own: Tensor | None = None) -> Tensor:
-    """E(w, t; x^S): the clean latents [B, P, D] of states w [B, P, D] at times t [B, P], shown the modalities `subset` [B, P, M] of each row.
-
-    Where `own` [B, M], the streams get no gradient from this."""
-    count, passes = self.options["registers"], torch.eye(w.shape[1], dtype=torch.bool, device=w.device)
-    shown = torch.cat([subset[:, :, streams.owner], passes.repeat_interleave(count, 1).expand(len(w), -1, -1)], 2).repeat_interleave(count, 1)[:, None]
-    shown = torch.zeros(shown.shape, device=w.device).masked_fill(~shown, -math.inf)
+def predict(
+    self: MUNITE,
+    w: Tensor,                  # states [B, P, D]
+    t: Tensor,                  # their times [B, P]
+    streams: Streams,
+    subset: Tensor,             # bool [B, P, M], the modalities of each row that are shown
+    own: Tensor | None = None,  # bool [B, M], where true the streams get no gradient from this
+) -> Tensor:                    # [B, P, D]
+    "E(w, t; x^S): clean latents of states w at times t, shown the modalities `subset` of each row."
+    count = self.options["registers"]
+    passes = torch.eye(w.shape[1], dtype=torch.bool, device=w.device)
+    same_pass = passes.repeat_interleave(count, 1).expand(len(w), -1, -1)
+    visible = torch.cat([subset[:, :, streams.owner], same_pass], 2).repeat_interleave(count, 1)[:, None]
+    shown = torch.zeros(visible.shape, device=w.device).masked_fill(~visible, -math.inf)
     time = self.time(time_features(t.flatten(), 64)).unflatten(0, t.shape)
     scale, shift = self.film(time)[:, :, None].chunk(2, -1)
     h = self.first(w.unflatten(-1, (count, -1))) * (1 + scale) + shift + self.registers
@@ -171,10 +238,16 @@ def integrate(self: MUNITE, w: Tensor, streams: Streams, subset: Tensor, end: Te
 
 @patch
 @torch.no_grad()
-def infer(self: MUNITE, given: Mapping[str, Tensor], n: int = 1, present: Mapping[str, Tensor] | None = None, chunk: int = 512) -> Tensor:
-    """n latents for each row of `given`, adjacent: [B * n, D]. Drawn given what is `present`, from nothing if nothing is; encoded where all is.
+def infer(
+    self: MUNITE,
+    given: Mapping[str, Tensor],
+    n: int = 1,
+    present: Mapping[str, Tensor] | None = None,
+    chunk: int = 512,   # latents that are worked on at once
+) -> Tensor:
+    """n latents for each row of `given`, adjacent: [B * n, D].
 
-    `chunk` latents are worked on at once."""
+    Drawn given what is `present`, from nothing if nothing is; encoded where all is."""
     values, mask = self.prepare(given, present)
     draws = torch.arange(len(mask), device=self.device).repeat_interleave(n)
     z = torch.randn(len(draws), 1, self.sizes.latent, device=self.device)
@@ -182,11 +255,13 @@ def infer(self: MUNITE, given: Mapping[str, Tensor], n: int = 1, present: Mappin
         for part in (mask.all(1)[draws] == full).nonzero()[:, 0].split(chunk):
             rows, place = draws[part].unique(return_inverse=True)
             streams = self.look({k: v[rows] for k, v in values.items()}, mask[rows]).rows(place)
-            subset, time = streams.mask[:, None], torch.full((len(part), 1), 0.0 if full else 1.0, device=self.device)
-            z[part] = self.predict(z[part], time, streams, subset) if full else self.integrate(z[part], streams, subset, time, self.latents)
+            subset = streams.mask[:, None]
+            time = torch.full((len(part), 1), 0.0 if full else 1.0, device=self.device)
+            if full: z[part] = self.predict(z[part], time, streams, subset)
+            else: z[part] = self.integrate(z[part], streams, subset, time, self.latents)
     return z[:, 0]
 
-
+# %% ../../nbs/models/06_munite.ipynb #4f8983ab
 @patch
 def prior_sample(self: MUNITE, n: int) -> Tensor:
     "n latents [n, D] given nothing."
@@ -196,15 +271,26 @@ def prior_sample(self: MUNITE, n: int) -> Tensor:
 @patch
 @torch.no_grad()
 def teach(self: MUNITE, streams: Streams) -> tuple[Tensor, Tensor, Tensor]:
-    "States [B, D], their times [B] and targets [B, D]; of rows that lack modalities zero if `full_only`."
-    full, noise = streams.mask.all(1), torch.randn(len(streams.mask), self.sizes.latent, device=self.device)
-    time, state, target = uniform_time(len(noise), self.device), torch.zeros_like(noise), torch.zeros_like(noise)
+    """States [B, D], their times [B] and targets [B, D].
+
+    Of rows that lack modalities zero if `full_only`."""
+    full = streams.mask.all(1)
+    noise = torch.randn(len(full), self.sizes.latent, device=self.device)
+    time = uniform_time(len(noise), self.device)
+    state = torch.zeros_like(noise)
+    target = torch.zeros_like(noise)
     for rows, complete in ((full, True), (~full, False)):
-        if not rows.any() or not complete and self.options["full_only"]: continue
+        if not rows.any(): continue
+        if self.options["full_only"] and not complete: continue
         seen, w, t = streams.rows(rows), noise[rows, None], time[rows, None]
-        if not complete: w = self.integrate(w, seen, seen.mask[:, None], t, Latents(self.options["teacher_steps"]))
-        target[rows] = self.predict(w, torch.zeros_like(t) if complete else t, seen, seen.mask[:, None])[:, 0]
-        state[rows] = path(target[rows], noise[rows], time[rows]) if complete else w[:, 0]
+        given = seen.mask[:, None]
+        if complete:
+            target[rows] = self.predict(w, torch.zeros_like(t), seen, given)[:, 0]
+            state[rows] = path(target[rows], noise[rows], time[rows])
+        else:
+            w = self.integrate(w, seen, given, t, Latents(self.options["teacher_steps"]))
+            target[rows] = self.predict(w, t, seen, given)[:, 0]
+            state[rows] = w[:, 0]
     return state, time, target
 
 # %% ../../nbs/models/06_munite.ipynb #f9cb97ae
@@ -213,60 +299,88 @@ def student_error(
     target: Tensor,   # [B, D]
     learns: Tensor,   # bool [B, K]
 ) -> Tensor:          # scalar
-    "Squared error averaged over dimensions, then over the sizes of a row that learn, then over rows that have any; 0 without rows."
-    error = ((out - target[:, None]).square().mean(2) * learns).sum(1) / learns.sum(1).clamp(min=1)
-    return error.sum() / learns.any(1).sum().clamp(min=1)
+    """Squared error of the students, averaged; 0 without rows.
 
+    Over dimensions, then over the sizes of a row that learn, then over rows that have any."""
+    errors = (out - target[:, None]).square().mean(2)
+    of_row = (errors * learns).sum(1) / learns.sum(1).clamp(min=1)
+    return of_row.sum() / learns.any(1).sum().clamp(min=1)
 
+# %% ../../nbs/models/06_munite.ipynb #eb21faab
 @patch
 def terms(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor) -> dict[str, Tensor]:
     "What `loss` returns, without the weighted sum."
     streams = self.look(batch, available)
-    noise, shown = torch.randn(3, len(available), 1, self.sizes.latent, device=self.device), size_uniform(available)
+    noise = torch.randn(3, len(available), 1, self.sizes.latent, device=self.device)
+    shown = size_uniform(available)
 
     def latent(rows: Tensor, target: Tensor) -> Tensor:
         own = F.one_hot(target, len(self.names)).bool() if self.options["detach"] else None
         seen = streams if len(rows) == len(available) else streams.rows(rows)
         subset = crossed(available[rows], shown[rows], target, self.options["crossed"], least=0)
-        return self.predict(noise[0, rows], torch.zeros(len(rows), 1, device=rows.device), seen, subset[:, None], own)[:, 0]
+        start = torch.zeros(len(rows), 1, device=rows.device)
+        return self.predict(noise[0, rows], start, seen, subset[:, None], own)[:, 0]
 
     drawn = self.decoder_terms(batch, available, latent)
-    (state, time, target), (subsets, learns) = self.teach(streams), ladder(available)
+    state, time, target = self.teach(streams)
+    subsets, learns = ladder(available)
     if self.options["full_only"]: learns = learns & available.all(1, keepdim=True)
-    w, t = state[:, None].expand(-1, learns.shape[1], -1), time[:, None].expand(-1, learns.shape[1])
+    w = state[:, None].expand(-1, learns.shape[1], -1)
+    t = time[:, None].expand(-1, learns.shape[1])
     if not self.options["contrastive"]:
-        return {**drawn, "distillation": student_error(self.predict(w, t, streams, subsets), target, learns)}
+        out = self.predict(w, t, streams, subsets)
+        return {**drawn, "distillation": student_error(out, target, learns)}
     one, rest = halves(available)
-    out = self.predict(torch.cat([w, noise[1], noise[2]], 1), F.pad(t, (0, 2)), streams, torch.cat([subsets, one[:, None], rest[:, None]], 1))
+    states = torch.cat([w, noise[1], noise[2]], 1)
+    sets = torch.cat([subsets, one[:, None], rest[:, None]], 1)
+    out = self.predict(states, F.pad(t, (0, 2)), streams, sets)
     several = available.sum(1) > 1
-    contrast = info_nce(*out[several, -2:].unbind(1), self.options["temperature"]) if several.any() else out.new_zeros(())
+    if several.any(): contrast = info_nce(*out[several, -2:].unbind(1), self.options["temperature"])
+    else: contrast = out.new_zeros(())
     return {**drawn, "distillation": student_error(out[:, :-2], target, learns), "contrastive": contrast}
 
-
+# %% ../../nbs/models/06_munite.ipynb #08ee354b
 @patch
-def loss(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-    """Terms of the objective, means over rows: one per decoder (pictures, sounds: summed squared velocity error; labels, captions: nats), `distillation` (squared error of a
-    dimension), `contrastive` (nats; absent if its weight is 0), and their weighted sum `loss`.
+def loss(
+    self: MUNITE,
+    batch: Mapping[str, Tensor],  # prepared values
+    available: Tensor,            # bool [B, M]
+    progress: float = 1.0,        # fraction of training done, for the ramp of distillation
+) -> dict[str, Tensor]:
+    """Terms of the objective, means over rows, and their weighted sum `loss`.
 
-    `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done, for the ramp of distillation."""
-    slow = self.device.type == "cpu"               # at these sizes the fused kernel's backward pass more than doubles the time of a step
-    with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext(): terms = self.terms(batch, available)
-    routed = {"distillation": ramped(progress, self.options["ramp"]) * self.options["distillation"], "contrastive": self.options["contrastive"]}
-    total = self.options["reconstruction"] * self.weigh({k: v for k, v in terms.items() if k not in routed}, self.options["label_weight"])
-    return {**terms, "loss": total + sum(weight * terms[k] for k, weight in routed.items() if k in terms)}
+    One per decoder (pictures, sounds: summed squared velocity error; labels, captions: nats), `distillation`
+    (squared error of a dimension), `contrastive` (nats; absent if its weight is 0)."""
+    # at these sizes the fused kernel's backward pass more than doubles the time of a step
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+    with plain_attention: terms = self.terms(batch, available)
+    weights = {
+        "distillation": ramped(progress, self.options["ramp"]) * self.options["distillation"],
+        "contrastive": self.options["contrastive"],
+    }
+    drawn = {k: v for k, v in terms.items() if k not in weights}
+    reconstructed = self.options["reconstruction"] * self.weigh(drawn, self.options["label_weight"])
+    taught = sum(weight * terms[k] for k, weight in weights.items() if k in terms)
+    return {**terms, "loss": reconstructed + taught}
 
 # %% ../../nbs/models/06_munite.ipynb #2a2d09db
 @patch
 @torch.no_grad()
 def query_dependence(self: MUNITE, rows: Rows, queries: int = 8) -> float:
-    "Variance of the encodings of complete `rows` over queries, relative to that over rows. ValueError for fewer than two queries or rows, or rows that lack modalities."
-    if queries < 2 or len(rows) < 2 or not rows.available.all(): raise ValueError(f"want at least 2 queries and 2 rows with all modalities; got {queries} and {rows}")
+    """Variance of the encodings of complete `rows` over queries, relative to that over rows.
+
+    ValueError for fewer than two queries or rows, or rows that lack modalities."""
+    if queries < 2 or len(rows) < 2 or not rows.available.all():
+        raise ValueError(f"want at least 2 queries and 2 rows with all modalities; got {queries} and {rows}")
     w = self.infer({k: rows.values[k] for k in self.names}, queries).view(len(rows), queries, -1)
-    return (w.var(1).sum(1).mean() / w.mean(1).var(0).sum()).item()
+    over_queries = w.var(1).sum(1).mean()
+    over_rows = w.mean(1).var(0).sum()
+    return (over_queries / over_rows).item()
 
 
 @patch
 def own_figures(self: MUNITE, rows: Rows) -> dict[str, tuple[float, dict]]:
     "`query_dependence`."
-    attributes = {"units": "1", "n": len(rows), "long_name": "variance of encodings over queries, relative to that over rows"}
+    meaning = "variance of encodings over queries, relative to that over rows"
+    attributes = {"units": "1", "n": len(rows), "long_name": meaning}
     return {"query_dependence": (self.query_dependence(rows), attributes)}

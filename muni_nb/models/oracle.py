@@ -18,11 +18,15 @@ from ..nets.build import KINDS, Sizes
 
 # %% ../../nbs/models/03_oracle.ipynb #95919a48
 class Oracle(LatentModel):
-    "The decoders, given a table of the true attributes; the attributes are the `category` modalities of `specs`."
+    """The decoders, given a table of the true attributes.
+
+    The attributes are the `category` modalities of `specs`."""
 
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes()):
         super().__init__(specs, sizes)
-        self.tables = nn.ModuleDict({k: nn.Embedding(s.classes, sizes.latent) for k, s in specs.items() if KINDS[s.kind].is_label})
+        labels = [name for name, spec in specs.items() if KINDS[spec.kind].is_label]
+        tables = {name: nn.Embedding(specs[name].classes, sizes.latent) for name in labels}
+        self.tables = nn.ModuleDict(tables)
 
     @property
     def reads(self) -> list[str]: return list(self.tables)
@@ -33,8 +37,15 @@ class Oracle(LatentModel):
 
 # %% ../../nbs/models/03_oracle.ipynb #d8c3affd
 @patch
-def loss(self: Oracle, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-    "Terms of the decoders given the true attributes, and their sum `loss`; the labels of the rows must be available."
+def loss(
+    self: Oracle,
+    batch: Mapping[str, Tensor],
+    available: Tensor,
+    progress: float = 1.0,
+) -> dict[str, Tensor]:
+    """Terms of the decoders given the true attributes, and their sum `loss`.
+
+    The labels of the rows must be available."""
     z = self.code(batch)
     terms = self.decoder_terms(batch, available, lambda rows, target: z[rows])
     return {**terms, "loss": self.weigh(terms, 1.0)}
@@ -42,14 +53,21 @@ def loss(self: Oracle, batch: Mapping[str, Tensor], available: Tensor, progress:
 
 @patch
 @torch.no_grad()
-def infer(self: Oracle, given: Mapping[str, Tensor], n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-    "n latents for each row of given *labels*, adjacent [B * n, D]; labels that are not given are drawn, once per latent."
+def infer(
+    self: Oracle,
+    given: Mapping[str, Tensor],
+    n: int = 1,
+    present: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """n latents for each row of given *labels*, adjacent [B * n, D].
+
+    Labels that are not given are drawn, once per latent."""
     if views := [k for k in given if k not in self.tables]:
         raise ValueError(f"the oracle is told attributes and reads nothing: it cannot be given {views[0]!r}")
     values, mask = self.prepare(given, present)
     labels = {}
     for k, table in self.tables.items():
         drawn = torch.randint(table.num_embeddings, (len(mask) * n,), device=self.device)
-        here = mask[:, self.names.index(k)].repeat_interleave(n)
-        labels[k] = torch.where(here, values[k].repeat_interleave(n), drawn) if k in values else drawn
+        is_given = mask[:, self.names.index(k)].repeat_interleave(n)
+        labels[k] = torch.where(is_given, values[k].repeat_interleave(n), drawn) if k in values else drawn
     return self.code(labels)

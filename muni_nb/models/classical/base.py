@@ -24,17 +24,31 @@ from ...nets.decoders import LAWS
 class ClassicalVAE(ExpertModel):
     """A multimodal VAE with the prior N(0, I) and a decoder with a likelihood for each modality.
 
-    `beta` weighs the KL divergence and rises from 0 over the fraction `warmup` of training. `likelihood` (of images: laplace or normal), `scale` and
-    `label_weight` (of the nats of labels and captions) are ours, chosen on quadrant digits at 16 pixels."""
+    The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
+    pixels."""
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), *, likelihood: str = "laplace", scale: float = 0.75, beta: float = 0.3,
-                 warmup: float = 0.5, label_weight: float = 75.0, columns: Mapping[str, list[int]] | None = None):
-        "`columns`: those of z that each decoder reads, for a subclass that has parts in its latent; each `sizes.latent` of them."
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        *,
+        likelihood: str = "laplace",   # of images: laplace or normal
+        scale: float = 0.75,           # of that law
+        beta: float = 0.3,             # weight of the KL divergence
+        warmup: float = 0.5,           # fraction of training over which it rises from 0
+        label_weight: float = 75.0,    # of the nats of labels and captions
+        # those of z that each decoder reads, `sizes.latent` of them, for a subclass whose latent has parts
+        columns: Mapping[str, list[int]] | None = None,
+    ):
         if likelihood == "flow":
-            raise ValueError("a method that needs log p(x|z) cannot use a flow decoder: choose 'laplace' or 'normal'; the form of it with flow decoders is a Routes value of models.muni")
-        if likelihood not in LAWS: raise ValueError(f"unknown likelihood {likelihood!r}: choose one of {', '.join(LAWS)}")
+            raise ValueError(
+                "a method that needs log p(x|z) cannot use a flow decoder: choose 'laplace' or 'normal'; "
+                "the form of it with flow decoders is a Routes value of models.muni")
+        if likelihood not in LAWS:
+            raise ValueError(f"unknown likelihood {likelihood!r}: choose one of {', '.join(LAWS)}")
         if not scale > 0: raise ValueError(f"scale must be positive, got {scale!r}")
-        if not (beta >= 0 and label_weight >= 0): raise ValueError(f"beta and label_weight must be at least 0, got {beta!r} and {label_weight!r}")
+        if not (beta >= 0 and label_weight >= 0):
+            raise ValueError(f"beta and label_weight must be at least 0, got {beta!r} and {label_weight!r}")
         if not 0 <= warmup <= 1: raise ValueError(f"warmup is a fraction of training, got {warmup!r}")
 
         def decoder(members: list[Spec]) -> nn.Module:
@@ -42,12 +56,17 @@ class ClassicalVAE(ExpertModel):
             return whole if columns is None else Part(whole, columns[members[0].name])
 
         super().__init__(specs, sizes, groups={k: [k] for k in specs}, decoder=decoder)
-        self.likelihood, self.scale, self.beta, self.warmup, self.label_weight = likelihood, scale, beta, warmup, label_weight
-        self.encoders.lr_scale = self.decoders.lr_scale = 2.0         # found on quadrant digits, see training.fit
+        self.likelihood = likelihood
+        self.scale = scale
+        self.beta = beta
+        self.warmup = warmup
+        self.label_weight = label_weight
+        self.encoders.lr_scale = self.decoders.lr_scale = 2.0    # found on quadrant digits, see training.fit
         self.prior = NormalPrior(sizes.latent)
 
     def arguments(self) -> dict:
-        return {**super().arguments(), **{k: getattr(self, k) for k in ("likelihood", "scale", "beta", "warmup", "label_weight")}}
+        own = ("likelihood", "scale", "beta", "warmup", "label_weight")
+        return {**super().arguments(), **{name: getattr(self, name) for name in own}}
 
     def beta_at(self, progress: float) -> float:
         "The weight of the KL divergence after a fraction `progress` of training."
@@ -55,25 +74,45 @@ class ClassicalVAE(ExpertModel):
 
 # %% ../../../nbs/models/classical/00_base.ipynb #b657f76c
 @patch
-def nll(self: ClassicalVAE, z: Tensor, batch: Mapping[str, Tensor], targets: Tensor, rows: Tensor | None = None) -> dict[str, Tensor]:
-    "-log p(x | z) [N] in nats of each modality, 0 where `targets` [N, M] is False. z [N, D] belongs to the rows [N] of the batch, by default to each in turn."
-    rows, nats = torch.arange(len(z), device=z.device) if rows is None else rows, {}
+def nll(
+    self: ClassicalVAE,
+    z: Tensor,                    # [N, D]
+    batch: Mapping[str, Tensor],
+    targets: Tensor,              # bool [N, M]
+    rows: Tensor | None = None,   # int64 [N], of the batch, to which z belongs; None: to each in turn
+) -> dict[str, Tensor]:
+    "-log p(x | z) [N] in nats of each modality, 0 where `targets` is False."
+    rows = torch.arange(len(z), device=z.device) if rows is None else rows
+    nats = {}
     for name, wanted in zip(self.names, targets.unbind(1)):
         nats[name] = torch.zeros(len(z), device=z.device)
-        if wanted.any(): nats[name] = nats[name].masked_scatter(wanted, self.decoder_loss(z[wanted], name, batch[name][rows[wanted]]))
+        if wanted.any():
+            loss = self.decoder_loss(z[wanted], name, batch[name][rows[wanted]])
+            nats[name] = nats[name].masked_scatter(wanted, loss)
     return nats
 
-
+# %% ../../../nbs/models/classical/00_base.ipynb #5446dec1
 @patch
-def terms(self: ClassicalVAE, nats: Mapping[str, Tensor], targets: Tensor, rate: Tensor, loss: Tensor) -> dict[str, Tensor]:
-    "Learning curves: each modality's nats, a mean over its targets; `rate`, the mean of KL divergences in nats; and `loss`."
-    means = {k: v.sum() / targets[:, m].sum().clamp(min=1) for m, (k, v) in enumerate(nats.items())}
+def terms(
+    self: ClassicalVAE,
+    nats: Mapping[str, Tensor],
+    targets: Tensor,
+    rate: Tensor,
+    loss: Tensor,
+) -> dict[str, Tensor]:
+    """Learning curves of nats, rate and loss.
+
+    Each modality's nats, a mean over its targets; `rate`, the mean of KL divergences in nats; and `loss`."""
+    counts = targets.sum(0).clamp(min=1)
+    means = {name: nats[name].sum() / count for name, count in zip(nats, counts)}
     return {**means, "rate": rate.mean(), "loss": loss}
 
 # %% ../../../nbs/models/classical/00_base.ipynb #1772f730
 def one_draw(posterior: Posterior) -> Tensor:
     "A latent [B, D] from each row's posterior, reparameterised."
-    return posterior.sample(torch.randn_like(posterior.mean[:, 0]), torch.rand(len(posterior), device=posterior.mean.device))
+    noise = torch.randn_like(posterior.mean[:, 0])
+    pick = torch.rand(len(posterior), device=posterior.mean.device)
+    return posterior.sample(noise, pick)
 
 
 @patch
@@ -83,8 +122,15 @@ def trained(self: ClassicalVAE, mean: Tensor, logvar: Tensor, available: Tensor)
 
 
 @patch
-def loss(self: ClassicalVAE, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-    "Nats, means over rows: see `terms`. `batch`: prepared values; `available` bool [B, M]; `progress`: fraction of training done."
+def loss(
+    self: ClassicalVAE,
+    batch: Mapping[str, Tensor],  # prepared values
+    available: Tensor,            # bool [B, M]
+    progress: float = 1.0,        # fraction of training done
+) -> dict[str, Tensor]:
+    "Nats, means over rows: see `terms`."
     posterior = self.trained(*self.encode(batch, available), available)
-    nats, rate = self.nll(one_draw(posterior), batch, available), self.prior.rate(posterior)
-    return self.terms(nats, available, rate, (self.weigh(nats, self.label_weight) + self.beta_at(progress) * rate).mean())
+    nats = self.nll(one_draw(posterior), batch, available)
+    rate = self.prior.rate(posterior)
+    explained = self.weigh(nats, self.label_weight)
+    return self.terms(nats, available, rate, (explained + self.beta_at(progress) * rate).mean())

@@ -25,9 +25,12 @@ def importance_bound(
     z: Tensor,           # [P * K, D], these draws, from a posterior that is detached in `logw`
     beta: float = 1.0,   # of the posterior's log-density in `logw`
 ) -> Tensor:             # [P], log of the mean weight
-    "The importance-weighted bound in nats, with the doubly reparameterised gradient at `z`. Call it once, before backward."
+    """The importance-weighted bound in nats, with the doubly reparameterised gradient at `z`.
+
+    Call it once, before backward."""
     factor = 1 - beta * (1 - logw.detach().softmax(1))
-    if z.requires_grad and logw.shape[1] > 1: z.register_hook(lambda gradient: gradient * factor.reshape(-1, 1))
+    if z.requires_grad and logw.shape[1] > 1:
+        z.register_hook(lambda gradient: gradient * factor.reshape(-1, 1))
     return logw.logsumexp(1) - math.log(logw.shape[1])
 
 
@@ -37,32 +40,65 @@ def normal_log_prob(z: Tensor) -> Tensor:
 
 # %% ../../../nbs/models/classical/02_mmvae.ipynb #9319567b
 class MMVAE(ClassicalVAE):
-    "Mixture of experts, Shi et al. 2019. `draws`: K; `stratified`: every expert of a row draws in each step, not one; other options as `ClassicalVAE`."
+    "Mixture of experts, Shi et al. 2019; other options as `ClassicalVAE`."
     pooling = "moe"
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), *, draws: int = 1, stratified: bool = False, **options):
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        *,
+        draws: int = 1,             # K, of an expert
+        stratified: bool = False,   # every expert of a row draws in each step, not one
+        **options,
+    ):
         if draws < 1: raise ValueError(f"draws, the latents of an expert, must be at least 1, got {draws!r}")
         super().__init__(specs, sizes, **options)
-        self.draws, self.stratified = draws, stratified
+        self.draws = draws
+        self.stratified = stratified
 
-    def arguments(self) -> dict: return {**super().arguments(), "draws": self.draws, "stratified": self.stratified}
+    def arguments(self) -> dict:
+        return {**super().arguments(), "draws": self.draws, "stratified": self.stratified}
 
-    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        "Nats, means over rows: of each modality; `rate`, ln q - ln p of the draws; and `loss`, minus the bound."
+    def loss(
+        self,
+        batch: Mapping[str, Tensor],
+        available: Tensor,
+        progress: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Nats, means over rows.
+
+        Of each modality; `rate`, ln q - ln p of the draws; and `loss`, minus the bound."""
         mean, logvar = self.encode(batch, available)
-        rows, expert = (available if self.stratified else single(available)).nonzero(as_tuple=True)
-        share = 1 / torch.bincount(rows, minlength=len(available))[rows]               # of an expert in its row's mean
-        rows, expert = rows.repeat_interleave(self.draws), expert.repeat_interleave(self.draws)
-        z = mean[rows, expert] + (logvar[rows, expert] / 2).exp() * torch.randn_like(mean[rows, expert])
-        nats, rate = self.nll(self.complete(z, expert), batch, available[rows], rows), self.cost(z, mean, logvar, available, rows, expert)
+        drawing = available if self.stratified else single(available)
+        rows, expert = drawing.nonzero(as_tuple=True)
+        share = 1 / torch.bincount(rows, minlength=len(available))[rows]    # of an expert in its row's mean
+        rows = rows.repeat_interleave(self.draws)
+        expert = expert.repeat_interleave(self.draws)
+        deviation = (logvar[rows, expert] / 2).exp()
+        z = mean[rows, expert] + deviation * torch.randn_like(mean[rows, expert])
+        nats = self.nll(self.complete(z, expert), batch, available[rows], rows)
+        rate = self.cost(z, mean, logvar, available, rows, expert)
         beta = self.beta_at(progress)
-        bound = importance_bound((-self.weigh(nats, self.label_weight) - beta * rate).view(-1, self.draws), z, beta)
+        logw = (-self.weigh(nats, self.label_weight) - beta * rate).view(-1, self.draws)
+        bound = importance_bound(logw, z, beta)
         return self.terms(nats, available[rows], rate, -(share * bound).sum() / len(available))
 
     def complete(self, z: Tensor, expert: Tensor) -> Tensor:
-        "What decoders read, from the draws z [N, D] of each row's `expert` [N]: the draw itself, unless there is more to a latent."
+        """What decoders read, from the draws z [N, D] of each row's `expert` [N].
+
+        The draw itself, unless there is more to a latent."""
         return z
 
-    def cost(self, z: Tensor, mean: Tensor, logvar: Tensor, available: Tensor, rows: Tensor, expert: Tensor) -> Tensor:
-        "ln q(z | all that the row has) - ln p(z) [N] in nats for the draws z [N, D] of `expert` [N] of the `rows` [N]; the experts [B, M, D] are detached."
-        return pool(mean.detach(), logvar.detach(), available, self.pooling)[rows].log_prob(z) - normal_log_prob(z)
+    def cost(
+        self,
+        z: Tensor,           # [N, D], draws
+        mean: Tensor,        # [B, M, D], of the experts, detached here
+        logvar: Tensor,      # [B, M, D]
+        available: Tensor,   # bool [B, M]
+        rows: Tensor,        # int64 [N], of each draw
+        expert: Tensor,      # int64 [N], that drew it
+    ) -> Tensor:             # [N]
+        "ln q(z | all that the row has) - ln p(z) in nats."
+        mixture = pool(mean.detach(), logvar.detach(), available, self.pooling)
+        return mixture[rows].log_prob(z) - normal_log_prob(z)

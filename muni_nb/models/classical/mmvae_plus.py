@@ -22,51 +22,89 @@ from ...nets.build import Sizes
 
 # %% ../../../nbs/models/classical/05_mmvae_plus.ipynb #5538e0a4
 class MMVAEPlus(MMVAE):
-    "MMVAE with private latents, Palumbo et al. 2023. `private`: the dimensions of `sizes.latent` that are a modality's own (half: stated proportion); other options as `MMVAE`."
+    "MMVAE with private latents, Palumbo et al. 2023; other options as `MMVAE`."
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), *, private: int | None = None, **options):
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        *,
+        private: int | None = None,   # dimensions of `sizes.latent` that are a modality's own (half: stated)
+        **options,
+    ):
         private = sizes.latent // 2 if private is None else private
-        if not 0 < private < sizes.latent: raise ValueError(f"private, dimensions of a modality's own, must be between 1 and {sizes.latent - 1} of {sizes.latent}, got {private!r}")
+        if not 0 < private < sizes.latent:
+            raise ValueError(
+                f"private, dimensions of a modality's own, must be between 1 and {sizes.latent - 1} "
+                f"of {sizes.latent}, got {private!r}")
         shared = sizes.latent - private
-        columns = {k: [*range(shared), *range(shared + m * private, shared + (m + 1) * private)] for m, k in enumerate(specs)}
+        starts = {name: shared + m * private for m, name in enumerate(specs)}
+        columns = {name: [*range(shared), *range(start, start + private)] for name, start in starts.items()}
         super().__init__(specs, sizes, columns=columns, **options)
-        self.private, self.shared = private, shared
+        self.private = private
+        self.shared = shared
         self.prior = NormalPrior(shared + len(specs) * private)
-        self.auxiliary = nn.ParameterDict({k: torch.zeros(len(specs), private) for k in ("mean", "logvar")})
+        auxiliary = {k: torch.zeros(len(specs), private) for k in ("mean", "logvar")}
+        self.auxiliary = nn.ParameterDict(auxiliary)
 
-    def arguments(self) -> dict: return {**super().arguments(), "private": self.private}
+    def arguments(self) -> dict:
+        return {**super().arguments(), "private": self.private}
 
     def split(self, part: Tensor) -> tuple[Tensor, Tensor]:
         "The shared and the private columns of what experts say, [..., latent]."
         return part.split([self.shared, self.private], -1)
 
     def complete(self, z: Tensor, expert: Tensor) -> Tensor:
-        "(u, w_1, ..., w_M) [N, shared + M * private] from the draws [N, latent] of each row's `expert` [N]: its own w, all others from their auxiliary priors."
+        """(u, w_1, ..., w_M) [N, shared + M * private] from draws z [N, latent].
+
+        Of each row's `expert` [N] its own w, all others from their auxiliary priors."""
         u, own = self.split(z)
         mean, logvar = self.auxiliary["mean"], self.auxiliary["logvar"]
         w = mean + (logvar / 2).exp() * torch.randn(len(z), *mean.shape, device=z.device)
-        here = torch.arange(len(self.names), device=z.device) == expert[:, None]
-        return torch.cat([u, torch.where(here[..., None], own[:, None], w).flatten(1)], 1)
+        is_own = torch.arange(len(self.names), device=z.device) == expert[:, None]
+        every = torch.where(is_own[..., None], own[:, None], w)
+        return torch.cat([u, every.flatten(1)], 1)
 
-    def cost(self, z: Tensor, mean: Tensor, logvar: Tensor, available: Tensor, rows: Tensor, expert: Tensor) -> Tensor:
+    def cost(
+        self,
+        z: Tensor,
+        mean: Tensor,
+        logvar: Tensor,
+        available: Tensor,
+        rows: Tensor,
+        expert: Tensor,
+    ) -> Tensor:
         "ln q - ln p [N] in nats of u under the mixture and of w under the expert's own posterior."
-        (u, w), (mean_u, mean_w), (logvar_u, logvar_w) = self.split(z), self.split(mean), self.split(logvar)
+        u, w = self.split(z)
+        mean_u, mean_w = self.split(mean)
+        logvar_u, logvar_w = self.split(logvar)
         alone = torch.ones_like(rows[:, None], dtype=torch.bool)
-        own = pool(mean_w.detach()[rows, expert, None], logvar_w.detach()[rows, expert, None], alone, "poe").log_prob(w)
+        own = pool(mean_w.detach()[rows, expert, None], logvar_w.detach()[rows, expert, None], alone, "poe")
+        own = own.log_prob(w)
         return super().cost(u, mean_u, logvar_u, available, rows, expert) + own - normal_log_prob(w)
 
     def pooled(self, experts: Experts) -> Posterior:
         "The posterior of u at test time: the mixture of which one expert is picked."
-        return pool(self.split(experts.mean)[0], self.split(experts.logvar)[0], experts.mask, self.pooling)
+        mean, _ = self.split(experts.mean)
+        logvar, _ = self.split(experts.logvar)
+        return pool(mean, logvar, experts.mask, self.pooling)
 
 # %% ../../../nbs/models/classical/05_mmvae_plus.ipynb #65a3885f
 @patch
 @torch.no_grad()
-def draw(self: MMVAEPlus, given: Mapping[str, Tensor] | Experts, n: int = 1, present: Mapping[str, Tensor] | None = None) -> Tensor:
-    "n whole latents for each row of `given`, adjacent: [B * n, shared + M * private]; a modality's w is inferred if it is given and drawn from N(0, I) if not."
+def draw(
+    self: MMVAEPlus,
+    given: Mapping[str, Tensor] | Experts,
+    n: int = 1,
+    present: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """n whole latents for each row of `given`, adjacent: [B * n, shared + M * private].
+
+    A modality's w is inferred if it is given and drawn from N(0, I) if not."""
     experts = self.encoded(given, present)
     rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(n)
     mean, logvar = (self.split(part)[1][rows] for part in (experts.mean, experts.logvar))
-    noise, there = torch.randn_like(mean), experts.mask[rows, :, None]
-    w = torch.where(there, mean + (logvar / 2).exp() * noise, noise)
+    noise = torch.randn_like(mean)
+    inferred = mean + (logvar / 2).exp() * noise
+    w = torch.where(experts.mask[rows, :, None], inferred, noise)
     return torch.cat([one_draw(self.pooled(experts)[rows]), w.flatten(1)], 1)

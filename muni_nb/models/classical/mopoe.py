@@ -19,13 +19,20 @@ class MoPoE(ClassicalVAE):
     pooling = "mopoe"
 
     def trained(self, mean: Tensor, logvar: Tensor, available: Tensor) -> Posterior:
-        "The mixture over all subsets of what each row has: one component each, in the order of `all_subsets`."
-        mixture, whole = pool(mean, logvar, available, "mopoe"), pool(mean, logvar, available, "poe_prior")
-        last = lambda part, end: torch.cat([part[:, :-1], end], 1)    # the full set is the last subset, absent in rows that lack a modality
+        """The mixture over all subsets of what each row has.
+
+        One component each, in the order of `all_subsets`."""
+        mixture = pool(mean, logvar, available, "mopoe")
+        whole = pool(mean, logvar, available, "poe_prior")
+        # the full set is the last subset, absent in rows that lack a modality
+        last = lambda part, end: torch.cat([part[:, :-1], end], 1)
         return Posterior(mixture.logw, last(mixture.mean, whole.mean), last(mixture.logvar, whole.logvar))
 
     def pooled(self, experts: Experts) -> Posterior:
         "The product of what is given, times the prior where all modalities are."
-        plain, whole = (pool(experts.mean, experts.logvar, experts.mask, rule) for rule in ("poe", "poe_prior"))
+        plain = pool(experts.mean, experts.logvar, experts.mask, "poe")
+        whole = pool(experts.mean, experts.logvar, experts.mask, "poe_prior")
         full = experts.mask.all(1)[:, None, None]
-        return Posterior(plain.logw, torch.where(full, whole.mean, plain.mean), torch.where(full, whole.logvar, plain.logvar))
+        mean = torch.where(full, whole.mean, plain.mean)
+        logvar = torch.where(full, whole.logvar, plain.logvar)
+        return Posterior(plain.logw, mean, logvar)

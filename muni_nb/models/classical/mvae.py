@@ -18,30 +18,54 @@ from ...nets.build import Sizes
 
 # %% ../../../nbs/models/classical/01_mvae.ipynb #2e390ae0
 class MVAE(ClassicalVAE):
-    "Product of experts and prior, Wu and Goodman 2018. `subsets`: random ones a row, besides all and each alone (1 is ours); other options as `ClassicalVAE`."
+    "Product of experts and prior, Wu and Goodman 2018; other options as `ClassicalVAE`."
     pooling = "poe_prior"
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), *, subsets: int = 1, **options):
-        if subsets < 0: raise ValueError(f"subsets, the random ones a row, must be at least 0, got {subsets!r}")
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        *,
+        subsets: int = 1,   # random ones a row, besides all and each alone (1 is ours)
+        **options,
+    ):
+        if subsets < 0:
+            raise ValueError(f"subsets, the random ones a row, must be at least 0, got {subsets!r}")
         super().__init__(specs, sizes, **options)
         self.subsets = subsets
 
-    def arguments(self) -> dict: return {**super().arguments(), "subsets": self.subsets}
+    def arguments(self) -> dict:
+        return {**super().arguments(), "subsets": self.subsets}
 
     def bounds(self, available: Tensor) -> Tensor:
-        "The subset of each bound of each row, bool [B, 1 + M + subsets, M]; an empty one stands for no bound."
-        alone = torch.eye(len(self.names), dtype=torch.bool, device=available.device) & available[:, None] & (available.sum(1) > 1)[:, None, None]
+        """The subset of each bound of each row, bool [B, 1 + M + subsets, M].
+
+        An empty one stands for no bound."""
+        several = (available.sum(1) > 1)[:, None, None]
+        singles = torch.eye(len(self.names), dtype=torch.bool, device=available.device)
+        alone = singles & available[:, None] & several
         every = all_subsets(len(self.names)).to(available.device)
         possible = (every <= available[:, None]).all(2)[:, None]
         score = torch.rand(len(available), self.subsets, len(every), device=available.device)
-        return torch.cat([available[:, None], alone, every[score.masked_fill(~possible, -1.0).argmax(2)] & available[:, None]], 1)
+        some = every[score.masked_fill(~possible, -1.0).argmax(2)] & available[:, None]
+        return torch.cat([available[:, None], alone, some], 1)
 
-    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        "Nats: of each modality and the `rate`, means over the bounds that have them; `loss`, the sum over the bounds of a row, mean over rows."
+    def loss(
+        self,
+        batch: Mapping[str, Tensor],
+        available: Tensor,
+        progress: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Nats of each modality, the `rate` and the `loss`.
+
+        Of modalities and rate means over the bounds that have them; `loss` the sum over the bounds of a row,
+        mean over rows."""
         mean, logvar = self.encode(batch, available)
         subset = self.bounds(available)
         rows, which = subset.any(2).nonzero(as_tuple=True)
         subset = subset[rows, which]
         posterior = self.trained(mean[rows], logvar[rows], subset)
-        nats, rate = self.nll(one_draw(posterior), batch, subset, rows), self.prior.rate(posterior)
-        return self.terms(nats, subset, rate, (self.weigh(nats, self.label_weight) + self.beta_at(progress) * rate).sum() / len(available))
+        nats = self.nll(one_draw(posterior), batch, subset, rows)
+        rate = self.prior.rate(posterior)
+        bounds = self.weigh(nats, self.label_weight) + self.beta_at(progress) * rate
+        return self.terms(nats, subset, rate, bounds.sum() / len(available))

@@ -17,21 +17,42 @@ from ...nets.build import Sizes
 
 # %% ../../../nbs/models/classical/04_mvtcae.ipynb #cfe06fb3
 class MVTCAE(ClassicalVAE):
-    "Product of experts on a total-correlation bound, Hwang et al. 2021. `alpha` in [0, 1] (5/6 stated) weighs the single experts' divergences against the prior's; `beta` 2.5 is stated for larger pictures; other options as `ClassicalVAE`."
+    """Product of experts on a total-correlation bound, Hwang et al. 2021.
+
+    `beta` 2.5 is stated for larger pictures; other options as `ClassicalVAE`."""
     pooling = "poe"
 
-    def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), *, alpha: float = 5 / 6, beta: float = 1.0, **options):
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        *,
+        alpha: float = 5 / 6,   # in [0, 1], of the single experts' divergences against the prior's (stated)
+        beta: float = 1.0,
+        **options,
+    ):
         if not 0 <= alpha <= 1: raise ValueError(f"alpha must be in [0, 1], got {alpha!r}")
         super().__init__(specs, sizes, beta=beta, **options)
         self.alpha = alpha
 
-    def arguments(self) -> dict: return {**super().arguments(), "alpha": self.alpha}
+    def arguments(self) -> dict:
+        return {**super().arguments(), "alpha": self.alpha}
 
-    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        "Nats, means over rows: of each modality; `rate`, the divergence from the prior; `apart`, the mean of those from single experts; and `loss`."
+    def loss(
+        self,
+        batch: Mapping[str, Tensor],
+        available: Tensor,
+        progress: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Nats, means over rows.
+
+        Of each modality; `rate`, the divergence from the prior; `apart`, the mean of those from single experts;
+        and `loss`."""
         mean, logvar = self.encode(batch, available)
-        posterior, count = self.trained(mean, logvar, available), available.sum(1).clamp(min=1)
-        nats, rate = self.nll(one_draw(posterior), batch, available), self.prior.rate(posterior)
+        posterior = self.trained(mean, logvar, available)
+        count = available.sum(1).clamp(min=1)
+        nats = self.nll(one_draw(posterior), batch, available)
+        rate = self.prior.rate(posterior)
         apart = (kl_normal(posterior.mean, posterior.logvar, mean, logvar) * available).sum(1) / count
         explained = (count - self.alpha) / count * self.weigh(nats, self.label_weight)
         loss = explained + self.beta_at(progress) * ((1 - self.alpha) * rate + self.alpha * apart)
