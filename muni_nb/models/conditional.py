@@ -65,7 +65,8 @@ class ConditionalMUNI(MUNI):
     def told(self, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
         """The condition [B, 2 D + 1] of what is `given` [B, M]; zeros for nothing.
 
-        By the experts [B, M, D]: mean and standard deviations of the product of the experts that are given, and a one."""
+        By the experts [B, M, D]: mean and standard deviations of the product of those that are given, and a
+        one."""
         product = pool(mean, logvar, given, "poe")
         deviation = (product.logvar[:, 0] / 2).exp()
         condition = torch.cat([product.mean[:, 0], deviation, torch.ones_like(mean[:, 0, :1])], 1)

@@ -26,7 +26,7 @@ from ..nets.build import Sizes, prior_for
 class Routes:
     """The objective of MUNI and its switches; the defaults are the paper's choice where it is stated.
 
-    `pooling` is one of latent.gaussian.POOLINGS, `prior_subsets` and `shown` are of latent.subsets.SUBSETS."""
+    `pooling` is of latent.gaussian.POOLINGS, `prior_subsets` and `shown` are of latent.subsets.SUBSETS."""
     pooling: str = "poe"                   # how experts become a posterior (poe: stated)
     detach: bool = True                    # a given target's own expert gets no gradient (stated)
     prior_subsets: str = "leave_one_out"   # which posteriors the prior is fitted to (stated)
