@@ -18,13 +18,13 @@ from muni_nb.experiments.run import RENAMED, Run, run_of
 from muni_nb.experiments.store import held, keep, read, read_result, studies
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
-SHOWN = {                                            # of what was drawn: by study, the given sets (and cells) that its notebook shows
+SHOWN = {                                            # of what was drawn: by study, the given sets, cells and runs that its notebook shows
     "routing": {"given": ["nothing", "digit", "digit+quadrant"]},
-    "peers": {"given": ["nothing", "digit+quadrant"]},
-    "reference": {"given": ["nothing", "digit", "digit+quadrant"]},
+    "peers": {"given": ["nothing", "digit+quadrant"], "cells": ["MoPoE", "MLD_flow", "classical_MoPoE", "classical_MMVAE_"]},
+    "reference": {"given": ["nothing", "digit", "digit+quadrant"], "cells": ["MUNI_16", "Oracle_16", "MUNI_32", "Oracle_32"]},
     "one_to_many": {"given": ["digit", "quadrant"]},
     "five_views": {"given": ["nothing"]},
-    "scenes": {"given": ["nothing"], "cells": ["MUNI"]}}
+    "scenes": {"given": ["nothing"], "runs": ["d245179e"]}}
 
 
 def agrees(told, now):
@@ -71,9 +71,10 @@ def thin(records: Path) -> None:
         shown, runs, results = SHOWN.get(study.stem, {}), [], []
         for cell, seed, ds in kept:
             first = seed == min(other for name, other, _ in kept if name == cell)
-            asked = first and cell in shown.get("cells", [cell])
+            run = run_of(json.loads(ds.attrs["config"]), cell)
+            asked = first and cell in shown.get("cells", [cell]) and run.digest in shown.get("runs", [run.digest])
             results.append(thinned(ds, shown.get("given", []) if asked else []))
-            runs.append(run_of(json.loads(ds.attrs["config"]), cell))
+            runs.append(run)
         keep(study, runs, results, anew=True)
         for run, before in zip(runs, kept):
             figures = [name for name, v in before[2].data_vars.items() if "draw" not in v.dims]
