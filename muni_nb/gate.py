@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InputError', 'InputTypeError', 'near_names', 'nearest', 'one_of', 'several_of', 'scalar', 'plain', 'in_range',
-           'whole', 'number', 'flag', 'as_annotated', 'check_fields', 'path_of', 'place']
+           'whole', 'number', 'flag', 'as_annotated', 'check_fields', 'path_of', 'device_of', 'place']
 
 # %% ../nbs/00_gate.ipynb #d315669f
 import dataclasses
@@ -151,6 +151,18 @@ def path_of(value: str | Path, name: str = "path") -> Path:
     if "\0" in str(value): raise InputError(f"{name} holds a zero byte, which no path can: {value!r}")
     try: return Path(value).expanduser()
     except RuntimeError as error: raise InputError(f"{name} {value}: there is no such user's home folder") from error
+
+
+def device_of(device: Any) -> str:
+    "The name of a device that tensors can be put on here; InputError for one that this machine has not."
+    import torch
+    if not isinstance(device, str | torch.device):
+        raise InputTypeError(f"device must be the name of one, such as \"cpu\" or \"cuda\", got {device!r}")
+    try: torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"device {str(device)!r} cannot be used here ({why}): choose another, \"cpu\" is always there") from error
+    return str(device)
 
 
 def place(folder: str | Path, name: str = "folder") -> Path:
