@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InputError', 'InputTypeError', 'near_names', 'nearest', 'one_of', 'several_of', 'scalar', 'plain', 'in_range',
-           'whole', 'number', 'flag', 'as_annotated', 'check_fields', 'path_of', 'device_of', 'place']
+           'whole', 'number', 'flag', 'as_annotated', 'listed', 'check_fields', 'path_of', 'device_of', 'place']
 
 # %% ../nbs/00_gate.ipynb #d315669f
 import dataclasses
@@ -105,7 +105,7 @@ def flag(value: Any, name: str) -> bool:
 
 # %% ../nbs/00_gate.ipynb #6d5bfa17
 def as_annotated(value: Any, wanted: Any, name: str) -> Any:
-    "`value` as the annotation `wanted` has it: numbers, flags, text, tuples of these, or None where it may be; others pass as they are."
+    "`value` as the annotation `wanted` has it: numbers, flags, text, lists of these, None; of other kinds as it is."
     if wanted is int: return whole(value, name)
     if wanted is float: return number(value, name)
     if wanted is bool: return flag(value, name)
@@ -115,13 +115,26 @@ def as_annotated(value: Any, wanted: Any, name: str) -> Any:
         raise InputTypeError(f"{name} must be {wanted.__name__}(...), got {value!r}")
     origin, members = get_origin(wanted), get_args(wanted)
     if origin is tuple: return _tuple(value, members, name)
+    if origin is Sequence: return _sequence(value, members[0], name)
     if origin in (Union, types.UnionType): return _either(value, members, name)
     return value
 
 
-def _tuple(value: Any, members: Sequence, name: str) -> tuple:
+def listed(value: Any, name: str) -> list | tuple:
+    "A list or tuple, or what numpy and torch have for one."
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, list | tuple): raise InputTypeError(f"{name} must be a list or tuple, got {value!r}")
+    return value
+
+
+def _sequence(value: Any, member: Any, name: str) -> list | tuple:
+    value = listed(value, name)
+    for i, each in enumerate(value): as_annotated(each, member, f"{name}[{i}]")
+    return value
+
+
+def _tuple(value: Any, members: Sequence, name: str) -> tuple:
+    value = listed(value, name)
     if members[-1] is Ellipsis: members = [members[0]] * len(value)
     if len(value) != len(members): raise InputError(f"{name} must have {len(members)} members, got {value!r}")
     return tuple(as_annotated(each, wanted, f"{name}[{i}]") for i, (each, wanted) in enumerate(zip(value, members)))
@@ -130,10 +143,13 @@ def _tuple(value: Any, members: Sequence, name: str) -> tuple:
 def _either(value: Any, members: Sequence, name: str) -> Any:
     if value is None and type(None) in members: return None
     kinds = [each for each in members if each is not type(None)]
-    for each in kinds[:-1]:
+    lists = [each for each in kinds if get_origin(each) in (tuple, Sequence)]
+    if lists and isinstance(value.tolist() if hasattr(value, "tolist") else value, list | tuple): return as_annotated(value, lists[0], name)
+    wanted = []
+    for each in kinds:
         try: return as_annotated(value, each, name)
-        except InputTypeError: pass
-    return as_annotated(value, kinds[-1], name)
+        except InputTypeError as error: wanted.append(str(error).removeprefix(f"{name} must be ").partition(", got ")[0])
+    raise InputTypeError(f"{name} must be {' or '.join(wanted)}, got {value!r}")
 
 
 def check_fields(settings: Any, whose: str = "") -> None:
