@@ -21,6 +21,7 @@ from ..nets.precision import autocast, precision_in_force
 from ..training.progress import progress_bar
 from .alignment import Towers, alignment
 from .coherence import coherence, decoder_entropy, draw, published_routes, route_name
+from .declare import with_axes
 from .fidelity import fidelity
 from .minimality import minimality
 from .predictivity import nat_value, predictivity
@@ -202,7 +203,7 @@ def evaluate(
         reasons = "; ".join(f"{what} ({why})" for what, why in left_out.items())
         print(f"{bench.name}, left out: {reasons}")
         ds = ds.assign_attrs(left_out=json.dumps(left_out))
-    return ds.assign_attrs(
+    return with_axes(ds).assign_attrs(
         evaluation_rows=len(test) if whole else min(rows, len(bench.test)),
         decoder_steps=steps,
         evaluation_seed=seed,
