@@ -164,9 +164,9 @@ class Figure:
 
     def reference(self, ds: xr.Dataset, which: str) -> float:
         "Its `chance` or `real`, which does not depend on the run; NaN if the dataset lacks it."
-        told = getattr(self, which)
-        if not isinstance(told, str): return told
-        return float(self.select(ds[told]).mean()) if told in ds and self.is_in(ds[told]) else math.nan
+        source = getattr(self, which)
+        if not isinstance(source, str): return source
+        return float(self.select(ds[source]).mean()) if source in ds and self.is_in(ds[source]) else math.nan
 
     def trials(self, ds: xr.Dataset) -> float:
         "The rows behind a fraction that is a count of rows, else NaN."
