@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import xarray as xr
 
+from ..evaluation.declare import AXES
 from .records import pack, unpack
 from .run import Run, run_of
 from ..files import check_seal, naming, read_bytes, read_dataset, write_dataset
@@ -166,6 +167,7 @@ def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
     for run in runs:
         if not find(run, *places): continue
         ds = read(run, *places).drop_encoding()                       # a whole number may be missing once gathered
+        ds = ds.drop_vars(AXES, errors="ignore")                      # of this run's given sets alone
         ds.attrs = {k: v for k, v in ds.attrs.items() if k in SHARED}
         cells.setdefault(run.cell, []).append(ds.expand_dims(cell=[run.cell], seed=[run.seed]))
     if not cells: raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}")
