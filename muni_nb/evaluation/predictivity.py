@@ -118,10 +118,10 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
         saved = []
         for seed in torch.randint(2**31, (draws,)).tolist():
             losses = []
-            for told in (0.0, 1.0):
+            for conditioned in (0.0, 1.0):
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
-                    losses.append(model.decoder_loss(z, name, x, told=told).double())
+                    losses.append(model.decoder_loss(z, name, x, conditioned=conditioned).double())
             saved.append((losses[0] - losses[1]) / bench.entropy(carried))
         each = torch.stack(saved).mean(0)
         table[name] = each.mean().item(), (each.std() / len(each) ** 0.5).item()

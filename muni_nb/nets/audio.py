@@ -37,8 +37,8 @@ class AudioDecoder(ImageDecoder):
     def __init__(self, shape: Sequence[int], latent: int, **options):
         super().__init__((1, *shape), latent, variance=1.0, limit=math.inf, **options)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor, told: float | None = None) -> Tensor:
-        return super().loss(x[:, None], z, member, told)
+    def loss(self, x: Tensor, z: Tensor, member: Tensor, conditioned: float | None = None) -> Tensor:
+        return super().loss(x[:, None], z, member, conditioned)
 
     def sample(self, z: Tensor, member: Tensor, **options) -> Tensor:
         return super().sample(z, member, **options)[:, 0]

@@ -64,13 +64,13 @@ class FlowDecoder(nn.Module):
         linear = (t * self.variance - (1 - t)) / spread * x
         return linear + (self.variance / spread).sqrt() * self.remainder(x / spread.sqrt(), condition)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor, told: float | None = None) -> Tensor:
+    def loss(self, x: Tensor, z: Tensor, member: Tensor, conditioned: float | None = None) -> Tensor:
         """Flow-matching loss [B] of `x` given `z`: velocity error summed over values, one time a row.
 
-        A fraction `told` of the rows sees `z`, all but `drop` of them if it is None."""
+        A fraction `conditioned` of the rows sees `z`, all but `drop` of them if it is None."""
         noise = torch.randn_like(x)
         t = logit_normal_time(len(x), self.when, device=x.device)
-        keep = torch.rand(len(x), device=x.device) >= (self.drop if told is None else 1 - told)
+        keep = torch.rand(len(x), device=x.device) >= (self.drop if conditioned is None else 1 - conditioned)
         error = self.velocity(path(x, noise, t), t, z, member, keep) - velocity_target(x, noise)
         return error.square().flatten(1).sum(1)
 
