@@ -107,7 +107,9 @@ def separation(ground: Tensor, masks: Tensor) -> Tensor:
 
 # %% ../../nbs/data/01_digits.ipynb #7cd15e61
 def crop_corner(u: Tensor, shape, size: int) -> Tensor:
-    "Top-left pixels of crops of `size` pixels at u [..., 2] in [0, 1) (down, right) of a photograph of shape (H, W)."
+    """Top-left pixels of crops of `size` pixels of a photograph of shape (H, W).
+
+    At u [..., 2] in [0, 1), down and right."""
     return (u * (torch.tensor(shape) - size + 1)).long()
 
 
@@ -210,7 +212,9 @@ def in_blocks(draw: Callable[[Tensor], dict[str, Tensor]], index, block: int) ->
 
 def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, availability: str = "full",
               style: Style = Style(), block: int = 1024) -> Rows:
-    "The rows `index` of \"train\" or \"test\", written by `pen`: each a function of its number, whatever is beside it."
+    """The rows `index` of "train" or "test", written by `pen`.
+
+    Each is a function of its number, whatever is beside it."""
     wide = 5 + 2 * style.tries
 
     def draw(i: Tensor) -> dict[str, Tensor]:

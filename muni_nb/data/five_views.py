@@ -28,7 +28,9 @@ def observed(u: Tensor, availability: str) -> Tensor:
 # %% ../../nbs/data/04_five_views.ipynb #b75f711d
 def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, availability: str = "full",
               style: Style = Style(), filled: bool = False, block: int = 1024) -> Rows:
-    "The rows `index` of \"train\" or \"test\", written by `pen`: each a function of its number, whatever is beside it."
+    """The rows `index` of "train" or "test", written by `pen`.
+
+    Each is a function of its number, whatever is beside it."""
     wide = 1 + 5 + 2 * style.tries
 
     def draw(i: Tensor) -> dict[str, Tensor]:

@@ -167,7 +167,9 @@ class Benchmark:
         return available.nonzero()[:most, 0]
 
     def complete(self, rows: Rows, most: int | None = None) -> Rows:
-        "The first `most` rows in which every modality is observed and every attribute known; with a truth, all are."
+        """The first `most` rows in which every modality is observed and every attribute known.
+
+        With a truth, all are."""
         return rows.select(self.observed(rows, self.specs, self.attributes, most))
 
     def codes(self, attributes: Sequence[str]) -> Tensor:
@@ -184,7 +186,9 @@ class Benchmark:
         return miller_madow(self.codes(attributes)) if attributes else 0.0
 
     def chance(self, attributes: Sequence[str], times: int = 2) -> float:
-        "Probability that `times` independent rows have some attributes in common: exact with a truth, else measured."
+        """Probability that `times` independent rows have some attributes in common.
+
+        Exact with a truth, else measured."""
         if self.truth: return math.prod((1 / self.attributes[a]) ** (times - 1) for a in attributes)
         return frequencies(self.codes(attributes)).pow(times).sum().item()
 
@@ -211,7 +215,9 @@ class Benchmark:
 
 # %% ../../nbs/data/00_spec.ipynb #f75ed1e9
 def with_labels(bench: Benchmark) -> Benchmark:
-    "The same rows, with every attribute that is no modality yet as one more label, observed wherever it is known."
+    """The same rows, with every attribute that is no modality yet as one more label.
+
+    It is observed wherever it is known."""
     extra = {a: Spec(a, "category", classes=n) for a, n in bench.attributes.items() if a not in bench.specs}
 
     def more(rows: Rows) -> Rows:

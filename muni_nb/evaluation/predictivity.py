@@ -260,7 +260,9 @@ def number_figures(ds: xr.Dataset) -> list[Figure]:
 
 
 def factor_figures(ds: xr.Dataset) -> list[Figure]:
-    "What modalities that differ show of each other: each attribute, all that is given, and whether it is valid."
+    """What modalities that differ show of each other.
+
+    Each attribute, all that is given, and whether it can be read."""
     views = views_of(ds)
     figures = []
     for number in range(len(views)):

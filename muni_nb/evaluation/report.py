@@ -144,9 +144,9 @@ def judge_latents(model, bench: Benchmark, rows: int, per_class: int = 2000, pro
 
 # %% ../../nbs/evaluation/07_report.ipynb #230cba11
 def routes_of(model, bench: Benchmark, wanted: Sequence[Sequence[str]] | None) -> list[tuple[str, ...]]:
-    """The given sets to draw from: those `wanted`, each once, or the published ones that the model can be given.
+    """The given sets to draw from: those `wanted`, each once.
 
-    ValueError for one that leaves nothing to draw."""
+    Or the published ones, as far as the model can be given them. ValueError for one that leaves nothing to draw."""
     if wanted is None:
         everything = set(bench.specs)
         wanted = [g for g in published_routes(bench) if set(g) <= set(model.reads) and set(g) < everything]

@@ -38,7 +38,9 @@ class Activation(nn.Module):
 
 # %% ../../nbs/nets/00_blocks.ipynb #a19d8ded
 class FiLM(nn.Module):
-    "Normalise `h` [B, C, H, W], scale and shift it by the condition `c` [B, cond], apply SiLU; float32 throughout."
+    """Normalise `h` [B, C, H, W], scale and shift it by the condition `c` [B, cond], apply SiLU.
+
+    In float32 throughout."""
 
     def __init__(self, channels: int, cond: int, groups: int = 8):
         super().__init__()

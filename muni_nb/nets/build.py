@@ -135,13 +135,17 @@ def encoder_for(spec: Spec, sizes: Sizes) -> nn.Module:
 
 
 def decoder_for(specs: Sequence[Spec], sizes: Sizes) -> nn.Module:
-    "The decoder of a group: `loss(x, z, member) -> [B]` and `sample(z, member) -> x`, where `member` indexes `specs`."
+    """The decoder of a group: `loss(x, z, member) -> [B]` and `sample(z, member) -> x`.
+
+    `member` indexes `specs`."""
     kind = specs[0].kind
     return KINDS[kind].decoder(list(specs), sizes.kinds[kind], sizes.latent)
 
 
 def likelihood_for(spec: Spec, sizes: Sizes, law: str = "laplace", scale: float = 0.75) -> nn.Module:
-    "As `decoder_for`, for one modality, and its loss is -log p(x | z) in nats; `law` and `scale`: of a `MeanDecoder`."
+    """As `decoder_for`, for one modality, and its loss is -log p(x | z) in nats.
+
+    `law` and `scale`: of a `MeanDecoder`."""
     return KINDS[spec.kind].likelihood(spec, sizes.kinds[spec.kind], sizes.latent, law, scale)
 
 
