@@ -78,7 +78,9 @@ def draw_masks(images: Tensor, affine: Tensor, side: int, style: Style) -> Tenso
 # %% ../../nbs/data/01_digits.ipynb #9ecb833c
 @lru_cache
 def photograph(view: int, size: int, field: int) -> Image.Image:
-    "The photograph of view 0 to 4, its shorter side scaled to `field` crops of `size` pixels; 3 and 4 are 2 and 1 recoloured."
+    """The photograph of view 0 to 4, its shorter side scaled to `field` crops of `size` pixels.
+
+    3 and 4 are 2 and 1 recoloured."""
     scene, negative = ((0, [0, 0, 0]), (1, [0, 0, 0]), (2, [0, 0, 0]), (2, [0, 0, 255]), (1, [255, 255, 255]))[view]
     if scene == 2:
         pixels = np.asarray(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB"))
@@ -105,15 +107,19 @@ def separation(ground: Tensor, masks: Tensor) -> Tensor:
 
 # %% ../../nbs/data/01_digits.ipynb #7cd15e61
 def crop_corner(u: Tensor, shape, size: int) -> Tensor:
-    "Top-left pixels of crops of `size` pixels at u [..., 2] in [0, 1) (down, right) of a photograph of shape (H, W)."
+    """Top-left pixels of crops of `size` pixels of a photograph of shape (H, W).
+
+    At u [..., 2] in [0, 1), down and right."""
     return (u * (torch.tensor(shape) - size + 1)).long()
 
 
 def choose_crops(view: int, masks: Tensor, corner: Tensor, u: Tensor, style: Style, parts: int = 2) -> Tensor:
     """Of the crops u [N, T, 2] (down, right; in [0, 1)) the one to take, [N, 2].
 
-    A side of the picture has `parts` of the mask's sides; `corner` [N, 2] says whether it is the (bottom, right) one."""
-    luminance, side = torch.tensor(np.asarray(photograph(view, 16, style.field).convert("L"))), 16 // parts
+    A side of the picture has `parts` of the mask's sides; `corner` [N, 2] says whether it is the (bottom,
+    right) one."""
+    luminance = torch.tensor(np.asarray(photograph(view, 16, style.field).convert("L")))
+    side = 16 // parts
     masks = F.avg_pool2d(masks.float(), masks.shape[-1] // side).round()
     y, x = (crop_corner(u, luminance.shape, 16) + side * corner[:, None]).unbind(-1)
     far = separation(luminance.unfold(0, side, 1).unfold(1, side, 1)[y, x].flatten(2), masks.flatten(1))
@@ -122,10 +128,18 @@ def choose_crops(view: int, masks: Tensor, corner: Tensor, u: Tensor, style: Sty
     return u[torch.arange(len(u)), best]
 
 # %% ../../nbs/data/01_digits.ipynb #de3406a9
-def compose(view: int, masks: Tensor, corner: Tensor, at: Tensor, style: Style, parts: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Views uint8 [N, 3, size, size] of the crops at [N, 2], with colours inverted under masks [N, size/parts, size/parts].
+def compose(
+    view: int,
+    masks: Tensor,      # [N, size / parts, size / parts]
+    corner: Tensor,     # [N, 2], as in `choose_crops`
+    at: Tensor,         # [N, 2], where the crops are
+    style: Style,
+    parts: int = 2,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views uint8 [N, 3, size, size] of the crops, with colours inverted under the masks.
 
-    Also where the crops are, [N, 2] (down, right), and their mean colours before the digit, [N, 3]; both in [0, 1]."""
+    Also where the crops are, [N, 2] (down, right), and their mean colours before the digit, [N, 3]; both in
+    [0, 1]."""
     n, side, _ = masks.shape
     size = parts * side
     photo = torch.tensor(np.asarray(photograph(view, size, style.field)))
@@ -154,11 +168,15 @@ def uniforms(index, split: str, seed: int, width: int) -> Tensor:
 # %% ../../nbs/data/01_digits.ipynb #5f920dbe
 def draw_view(view: int, digit: Tensor, quadrant: Tensor | None, u: Tensor,
               pen: Handwriting, size: int, style: Style) -> dict[str, Tensor]:
-    "A view of rows with digit [N], quadrant [N] (None: the digit fills the picture) and uniforms [N, 5 + 2 tries]: the image, and its private factors."
-    parts, corner = (1, torch.zeros(len(digit), 2, dtype=torch.long)) if quadrant is None else (2, CORNERS[quadrant])
+    """A view of rows: the image, and its private factors.
+
+    Of digit [N], quadrant [N] (None: the digit fills the picture) and uniforms [N, 5 + 2 tries]."""
+    if quadrant is None: parts, corner = 1, torch.zeros(len(digit), 2, dtype=torch.long)
+    else: parts, corner = 2, CORNERS[quadrant]
     count = pen.digits.bincount(minlength=10)
     chosen = (count.cumsum(0) - count)[digit] + (u[:, 0] * count[digit]).long()
-    turn, (small, large) = math.radians(style.turn), style.scale
+    turn = math.radians(style.turn)
+    small, large = style.scale
     low = torch.tensor([-turn, math.log(small), -style.shift, -style.shift], dtype=u.dtype)
     high = torch.tensor([turn, math.log(large), style.shift, style.shift], dtype=u.dtype)
     affine = (low + (high - low) * u[:, 1:5]).float()
@@ -184,7 +202,8 @@ def observed(u: Tensor, availability: str) -> Tensor:
 # %% ../../nbs/data/01_digits.ipynb #9b823766
 def in_blocks(draw: Callable[[Tensor], dict[str, Tensor]], index, block: int) -> dict[str, Tensor]:
     "The columns that `draw` gives for the row numbers `index` [N], asked for `block` of them at a time."
-    index, table = torch.as_tensor(index), {}
+    index = torch.as_tensor(index)
+    table = {}
     for start in range(0, len(index), block):
         for k, v in draw(index[start:start + block]).items():
             table.setdefault(k, v.new_empty(len(index), *v.shape[1:]))[start:start + block] = v
@@ -193,7 +212,9 @@ def in_blocks(draw: Callable[[Tensor], dict[str, Tensor]], index, block: int) ->
 
 def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, availability: str = "full",
               style: Style = Style(), block: int = 1024) -> Rows:
-    "The rows `index` of \"train\" or \"test\", written by `pen`: each a function of its number, whatever is beside it."
+    """The rows `index` of "train" or "test", written by `pen`.
+
+    Each is a function of its number, whatever is beside it."""
     wide = 5 + 2 * style.tries
 
     def draw(i: Tensor) -> dict[str, Tensor]:
@@ -209,8 +230,15 @@ def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, ava
     return Rows({k: table[k] for k in VIEWS} | attributes, attributes, private, table["available"])
 
 # %% ../../nbs/data/01_digits.ipynb #b9402f3c
-def check(size: int, rows: int, test_rows: int, seed: int, availability: str, kinds: Sequence[str] = ("full", "published")):
-    "Raises ValueError, naming the option, if one of them is not what a benchmark can be built from; `kinds` of availability."
+def check(
+    size: int,
+    rows: int,
+    test_rows: int,
+    seed: int,
+    availability: str,
+    kinds: Sequence[str] = ("full", "published"),     # of availability
+) -> None:
+    "Raises ValueError, naming the option, if one of them is not what a benchmark can be built from."
     for name, value, good in (("size", size, (16, 32, 64)), ("availability", availability, kinds)):
         if value not in good:
             raise ValueError(f"{name} is {value!r}: want one of {', '.join(map(repr, good))}")
@@ -218,7 +246,7 @@ def check(size: int, rows: int, test_rows: int, seed: int, availability: str, ki
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is {value!r}: want an integer of at least {least}")
 
-
+# %% ../../nbs/data/01_digits.ipynb #619ee8db
 def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: int, rows: int, test_rows: int,
               seed: int, availability: str, **content) -> Benchmark:
     """Quadrant digits written by pens["train"] and pens["test"]; test rows are always fully observed.

@@ -19,14 +19,18 @@ VIEWS = tuple(f"view{k}" for k in range(5))
 
 
 def observed(u: Tensor, availability: str) -> Tensor:
-    "Which views are observed in rows with uniforms u [N], bool [N, 5]: all (\"full\"), or a non-empty set at random (\"partial\")."
+    """Which views are observed in rows with uniforms u [N], bool [N, 5].
+
+    All ("full"), or a non-empty set at random ("partial")."""
     pattern = 1 + ((2 ** len(VIEWS) - 1) * u).long()
     return (pattern[:, None] >> torch.arange(len(VIEWS)) & 1).bool() | (availability == "full")
 
 # %% ../../nbs/data/04_five_views.ipynb #b75f711d
 def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, availability: str = "full",
               style: Style = Style(), filled: bool = False, block: int = 1024) -> Rows:
-    "The rows `index` of \"train\" or \"test\", written by `pen`: each a function of its number, whatever is beside it."
+    """The rows `index` of "train" or "test", written by `pen`.
+
+    Each is a function of its number, whatever is beside it."""
     wide = 1 + 5 + 2 * style.tries
 
     def draw(i: Tensor) -> dict[str, Tensor]:
@@ -34,7 +38,8 @@ def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, ava
         part = {"digit": i % 10, "available": observed(u[:, 0], availability)}
         for view, uk in enumerate(u[:, 1:].split(wide, 1)):
             quadrant = None if filled else (4 * uk[:, 0]).long()
-            part |= draw_view(view, part["digit"], quadrant, uk[:, 1:], pen, size, style) | ({} if filled else {f"view{view}.quadrant": quadrant})
+            part |= draw_view(view, part["digit"], quadrant, uk[:, 1:], pen, size, style)
+            if not filled: part[f"view{view}.quadrant"] = quadrant
         return part
 
     table = in_blocks(draw, index, block)
@@ -42,17 +47,31 @@ def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, ava
     return Rows({k: table[k] for k in VIEWS}, {"digit": table["digit"]}, private, table["available"])
 
 # %% ../../nbs/data/04_five_views.ipynb #fb0ce3f9
-def five_views(size: int = 16, rows: int = 20_000, test_rows: int = 2_000, seed: int = 0, availability: str = "full", filled: bool = False) -> Benchmark:
-    """Five views of `size` 16, 32 or 64 pixels, uint8, that share a digit: in a private quadrant ("viewK.quadrant") or, `filled`, as large as the picture.
+def five_views(
+    size: int = 16,                 # pixels: 16, 32 or 64
+    rows: int = 20_000,
+    test_rows: int = 2_000,
+    seed: int = 0,
+    availability: str = "full",     # of train rows; "partial": a non-empty set of views at random
+    filled: bool = False,           # the digit is as large as the picture, not in a private quadrant
+) -> Benchmark:
+    """Five views, uint8, that share a digit, each in a private quadrant ("viewK.quadrant").
 
-    The kind of task of PolyMNIST (Sutter et al. 2021) from scikit-learn's handwriting: no label modalities. `availability` of the train
-    rows is "full" or "partial" (a non-empty set of views at random); test rows are fully observed. ValueError on a bad option."""
+    The kind of task of PolyMNIST (Sutter et al. 2021) from scikit-learn's handwriting: no label modalities.
+    Test rows are fully observed. ValueError on a bad option."""
     if not isinstance(filled, bool): raise ValueError(f"filled is {filled!r}: want True or False")
     check(size, rows, test_rows, seed, availability, ("full", "partial"))
-    options = {"size": size, "rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability} | ({"filled": True} if filled else {})
-    style, pens = Style(), {split: handwriting(split) for split in ("train", "test")}
+    options = {"size": size, "rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability}
+    if filled: options["filled"] = True
+    style = Style()
+    pens = {split: handwriting(split) for split in ("train", "test")}
     draw = lambda index, split="test": draw_rows(index, split, pens[split], size, seed, "full", style, filled)
-    train = draw_rows(range(rows), "train", pens["train"], size, seed, availability, style, filled)
-    return Benchmark("five_views", {k: Spec(k, "image", (3, size, size)) for k in VIEWS}, train, draw(range(test_rows)), {"digit": 10},
-                     dict.fromkeys(VIEWS, ("digit",)), {"builder": "five_views", **options, "style": asdict(style)},
-                     Truth(draw, lessons=lambda n: draw(range(n), "train")))
+    return Benchmark(
+        name="five_views",
+        specs={k: Spec(k, "image", (3, size, size)) for k in VIEWS},
+        train=draw_rows(range(rows), "train", pens["train"], size, seed, availability, style, filled),
+        test=draw(range(test_rows)),
+        attributes={"digit": 10},
+        carries=dict.fromkeys(VIEWS, ("digit",)),
+        config={"builder": "five_views", **options, "style": asdict(style)},
+        truth=Truth(draw, lessons=lambda n: draw(range(n), "train")))

@@ -21,7 +21,9 @@ from .spec import Benchmark
 
 # %% ../../nbs/data/03_mnist.ipynb #17d0ee39
 def read_idx(path: Path, dims: int) -> np.ndarray:
-    "The uint8 array of an IDX file with `dims` dimensions, gzipped if it ends in .gz. ValueError if it is damaged."
+    """The uint8 array of an IDX file with `dims` dimensions, gzipped if it ends in .gz.
+
+    ValueError if it is damaged."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as e:

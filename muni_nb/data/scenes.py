@@ -8,9 +8,9 @@ __all__ = ['ATTRIBUTES', 'CARRIES', 'CELLS', 'LEXICON', 'PARTS', 'TEMPLATES', 'S
            'SOUNDS', 'AUDIO', 'LEVEL', 'FLOOR', 'MEAN', 'SPREAD', 'WIDTHS', 'SEEN', 'MIXTURES', 'SPECS', 'kept',
            'factors_of', 'unseen', 'write_captions', 'word_tokenizer', 'tokenizer', 'tokenise', 'captions', 'parse',
            'read_captions', 'disc', 'box', 'bar', 'bell', 'drum', 'bird', 'horn', 'clock', 'flute', 'siren', 'frog',
-           'draw_icons', 'draw_ground', 'draw_image', 'sweep', 'fade', 'tones', 'chime', 'thump', 'chirp', 'honk',
-           'tick', 'toot', 'wail', 'croak', 'draw_hits', 'draw_ambience', 'draw_audio', 'mel', 'log_mel', 'mel_power',
-           'observed', 'numbers', 'waveform', 'draw_rows', 'scenes']
+           'draw_icons', 'draw_ground', 'each_one', 'place_icons', 'draw_image', 'sweep', 'fade', 'tones', 'chime',
+           'thump', 'chirp', 'honk', 'tick', 'toot', 'wail', 'croak', 'draw_hits', 'draw_ambience', 'draw_audio', 'mel',
+           'log_mel', 'mel_power', 'observed', 'numbers', 'waveform', 'draw_rows', 'scenes']
 
 # %% ../../nbs/data/05_scenes.ipynb #0c53bc65
 import math
@@ -30,20 +30,27 @@ from ..nets.text import BOS, EOS, PAD, UNK
 
 # %% ../../nbs/data/05_scenes.ipynb #bac8a85e
 ATTRIBUTES = {"kind": 8, "count": 4, "colour": 6, "size": 3, "ambience": 3}
-CARRIES = {"image": ("kind", "count", "colour", "size"), "text": ("kind", "count", "colour", "ambience"),
-           "audio": ("kind", "count", "size", "ambience")}
+CARRIES = {
+    "image": ("kind", "count", "colour", "size"),
+    "text": ("kind", "count", "colour", "ambience"),
+    "audio": ("kind", "count", "size", "ambience"),
+}
 CELLS = np.random.Generator(np.random.Philox(key=[1728, 0])).permutation(math.prod(ATTRIBUTES.values()))
 
 
 def kept(held_out: float) -> int:
-    "How many cells train rows have when the share `held_out` in [0, 0.5] is kept from them. ValueError on another share."
+    """How many cells train rows have when the share `held_out` is kept from them.
+
+    `held_out` is in [0, 0.5]: ValueError on another share."""
     if not (isinstance(held_out, (int, float)) and 0 <= held_out <= 0.5):
         raise ValueError(f"held_out is {held_out!r}: want a share of the cells from 0 to 0.5")
     return len(CELLS) - round(held_out * len(CELLS))
 
 
 def factors_of(index, split: str, held_out: float = 0.0) -> dict[str, Tensor]:
-    "The attributes of the rows `index` of \"train\", \"test\" or \"judge\": attribute -> int64 [N]. ValueError on another split."
+    """The attributes of the rows `index` of "train", "test" or "judge": attribute -> int64 [N].
+
+    ValueError on another split."""
     if split not in ("train", "test", "judge"):
         raise ValueError(f"split is {split!r}: want 'train', 'test' or 'judge'")
     cells = CELLS[:kept(held_out)] if split == "train" else CELLS
@@ -52,51 +59,72 @@ def factors_of(index, split: str, held_out: float = 0.0) -> dict[str, Tensor]:
 
 
 def unseen(n: int, held_out: float) -> Tensor:
-    "Numbers [n] of the first test rows whose cells no train row has. ValueError if `held_out` keeps none from them."
-    first, j = kept(held_out), torch.arange(n)
-    if first == len(CELLS):
+    """Numbers [n] of the first test rows whose cells no train row has.
+
+    ValueError if `held_out` keeps none from them."""
+    first = kept(held_out)
+    new = len(CELLS) - first     # these cells are the last of each run over all of them
+    if not new:
         raise ValueError(f"held_out is {held_out!r}: train rows have every cell, want a larger share")
-    return first + j % (len(CELLS) - first) + len(CELLS) * (j // (len(CELLS) - first))
+    j = torch.arange(n)
+    return first + j % new + len(CELLS) * (j // new)
 
 # %% ../../nbs/data/05_scenes.ipynb #0fac2f87
 LEXICON = {
     "kind": (("bell", "chime"), ("drum", "bongo"), ("bird", "sparrow"), ("horn", "trumpet"),
              ("clock", "timer"), ("flute", "whistle"), ("siren", "ambulance"), ("frog", "toad")),
     "count": (("one", "a single"), ("two", "a pair of"), ("three", "a trio of"), ("four", "a quartet of")),
-    "colour": (("red", "scarlet", "crimson"), ("yellow", "golden"), ("green", "emerald"), ("cyan", "turquoise"), ("blue", "cobalt"),
-               ("pink", "magenta", "fuchsia")),
-    "ambience": (("in the rain", "as rain falls", "during a shower"), ("in the wind", "as wind blows", "during a gale"),
+    "colour": (("red", "scarlet", "crimson"), ("yellow", "golden"), ("green", "emerald"),
+               ("cyan", "turquoise"), ("blue", "cobalt"), ("pink", "magenta", "fuchsia")),
+    "ambience": (("in the rain", "as rain falls", "during a shower"),
+                 ("in the wind", "as wind blows", "during a gale"),
                  ("near a motor", "as machines hum", "beside an engine")),
 }
-PARTS = {"kind": "noun", "count": "number", "colour": "adjective", "ambience": "phrase"}   # what says a factor
-TEMPLATES = ("{count} {colour} {kind} {ambience}", "{ambience} , {count} {colour} {kind}",
-             "{count} {kind} , painted {colour} , {ambience}", "{ambience} we hear {count} {kind} , coloured {colour}")
+PARTS = {"kind": "noun", "count": "number", "colour": "adjective", "ambience": "phrase"}     # that say a factor
+TEMPLATES = (
+    "{count} {colour} {kind} {ambience}",
+    "{ambience} , {count} {colour} {kind}",
+    "{count} {kind} , painted {colour} , {ambience}",
+    "{ambience} we hear {count} {kind} , coloured {colour}",
+)
 
 
 def write_captions(factors: dict[str, Tensor], u: Tensor) -> dict[str, Tensor | list[str]]:
-    "Captions of rows with uniforms u [N, 5], under \"text\", and the private choices behind them, int64 [N] each."
-    template = (len(TEMPLATES) * u[:, 0]).long()
-    choice = {k: (torch.tensor([len(words) for words in LEXICON[k]])[factors[k]] * u[:, 1 + j]).long() for j, k in enumerate(LEXICON)}
-    words = {k: [LEXICON[k][v][w] for v, w in zip(factors[k].tolist(), choice[k].tolist())] for k in LEXICON}
-    words["kind"] = [word + "s" * (count > 0) for word, count in zip(words["kind"], factors["count"].tolist())]
-    text = [TEMPLATES[t].format(**dict(zip(words, row))) for t, row in zip(template.tolist(), zip(*words.values()))]
-    return {"text": [line.replace(" ,", ",") for line in text], "text.template": template} | {f"text.{PARTS[k]}": v for k, v in choice.items()}
+    "Captions, under \"text\", of rows with uniforms u [N, 5], and their private choices, int64 [N] each."
+    private = {"text.template": (len(TEMPLATES) * u[:, 0]).long()}
+    words = {}
+    for uk, (k, values) in zip(u[:, 1:].T, LEXICON.items()):
+        ways = torch.tensor([len(synonyms) for synonyms in values])
+        choice = (ways[factors[k]] * uk).long()
+        words[k] = [values[v][w] for v, w in zip(factors[k].tolist(), choice.tolist())]
+        private[f"text.{PARTS[k]}"] = choice
+    several = (factors["count"] > 0).tolist()
+    words["kind"] = [word + "s" if more else word for word, more in zip(words["kind"], several)]
+    lines = []
+    for template, *slots in zip(private["text.template"].tolist(), *words.values()):
+        line = TEMPLATES[template].format(**dict(zip(words, slots)))
+        lines.append(line.replace(" ,", ","))
+    return {"text": lines} | private
 
 # %% ../../nbs/data/05_scenes.ipynb #1ee2daab
 SPECIALS = ("[PAD]", "[BOS]", "[UNK]", "[EOS]")   # their places are PAD, BOS, UNK and EOS
 LENGTH = 16                                       # tokens of a caption, BOS and EOS among them
 MEANING = {k: {word: v for v, words in enumerate(LEXICON[k]) for word in words} for k in LEXICON}
 MEANING["kind"] |= {f"{word}s": v for word, v in MEANING["kind"].items()}
-VOCABULARY = (*SPECIALS, *sorted(set(" ".join([*(way for ways in MEANING.values() for way in ways),
-                                               *(re.sub(r"{\w+}", "", t) for t in TEMPLATES)]).split())))
+_PHRASES = [way for ways in MEANING.values() for way in ways] + [re.sub(r"{\w+}", "", t) for t in TEMPLATES]
+VOCABULARY = (*SPECIALS, *sorted(set(" ".join(_PHRASES).split())))
 
 
 @lru_cache
 def word_tokenizer() -> tokenizers.Tokenizer:
-    "Splits a caption into words and commas, and puts BOS before and EOS behind it, then padding up to `LENGTH`."
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    """Splits a caption into words and commas.
+
+    Puts BOS before and EOS behind it, then padding up to `LENGTH`."""
+    places = {word: i for i, word in enumerate(VOCABULARY)}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(places, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    words.post_processor = tokenizers.processors.TemplateProcessing("[BOS] $A [EOS]", special_tokens=[("[BOS]", BOS), ("[EOS]", EOS)])
+    words.post_processor = tokenizers.processors.TemplateProcessing(
+        "[BOS] $A [EOS]", special_tokens=[("[BOS]", BOS), ("[EOS]", EOS)])
     words.enable_padding(length=LENGTH, pad_id=PAD, pad_token="[PAD]")
     return words
 
@@ -105,16 +133,21 @@ def tokenizer():
     "The same for transformers' models: a `PreTrainedTokenizerFast`; it makes an unknown word UNK."
     from transformers import PreTrainedTokenizerFast   # takes seconds to import, and only some need it
     names = dict(zip(("pad_token", "bos_token", "unk_token", "eos_token"), SPECIALS))
-    return PreTrainedTokenizerFast(tokenizer_object=word_tokenizer(), padding_side="right", model_max_length=LENGTH, **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=word_tokenizer(), padding_side="right", model_max_length=LENGTH, **names)
 
-
+# %% ../../nbs/data/05_scenes.ipynb #e836dae5
 def tokenise(texts: Sequence[str]) -> Tensor:
-    "Captions to token ids, int64 [N, LENGTH]. ValueError on an unknown word and on a caption that is too long."
-    found = [word_tokenizer().encode(text) for text in texts]   # not encode_batch: its threads cost more than they bring, and forbid forking
+    """Captions to token ids, int64 [N, LENGTH].
+
+    ValueError on an unknown word and on a caption that is too long."""
+    # not encode_batch: its threads cost more than they bring, and forbid forking
+    found = [word_tokenizer().encode(text) for text in texts]
     for text, row in zip(texts, found):
         if UNK in row.ids:
             word = text[slice(*row.offsets[row.ids.index(UNK)])]
-            raise ValueError(f"{word!r} in {text!r} is no word of scenes: want words of data.scenes.VOCABULARY")
+            want = "want words of data.scenes.VOCABULARY"
+            raise ValueError(f"{word!r} in {text!r} is no word of scenes: {want}")
         if len(row.ids) > LENGTH:
             raise ValueError(f"{text!r} has {len(row.ids)} tokens with BOS and EOS: want at most {LENGTH}")
     return torch.tensor([row.ids for row in found])
@@ -122,50 +155,94 @@ def tokenise(texts: Sequence[str]) -> Tensor:
 
 def captions(ids: Tensor) -> list[str]:
     "Token ids [N, L] to captions, special tokens left out: the way back from `tokenise`."
-    return [" ".join(VOCABULARY[i] for i in row if i > EOS).replace(" ,", ",") for row in ids.tolist()]
+    lines = []
+    for row in ids.tolist():
+        words = [VOCABULARY[i] for i in row if i > EOS]
+        lines.append(" ".join(words).replace(" ,", ","))
+    return lines
 
 # %% ../../nbs/data/05_scenes.ipynb #38192adc
-PATTERNS = [re.compile(t.format(**{k: f"(?P<{k}>{'|'.join(ways)})" for k, ways in MEANING.items()})) for t in TEMPLATES]
+_SLOTS = {k: f"(?P<{k}>{'|'.join(ways)})" for k, ways in MEANING.items()}
+PATTERNS = [re.compile(template.format(**_SLOTS)) for template in TEMPLATES]
 
 
 def parse(caption: str | Sequence[int] | Tensor) -> dict[str, int] | None:
-    "The four factors that a caption, or one row of token ids, states; None if the grammar cannot have written it."
+    """The four factors that a caption, or one row of token ids, states.
+
+    None if the grammar cannot have written it."""
     if not isinstance(caption, str):
         ids = [int(i) for i in caption]
         end = ids.index(EOS) if EOS in ids else 0
-        if ids[:1] != [BOS] or any(ids[end + 1:]) or not all(EOS < i < len(VOCABULARY) for i in ids[1:end]): return None
-        caption = " ".join(VOCABULARY[i] for i in ids[1:end])
+        words = ids[1:end]
+        if ids[:1] != [BOS] or any(ids[end + 1:]): return None
+        if not all(EOS < i < len(VOCABULARY) for i in words): return None
+        caption = " ".join(VOCABULARY[i] for i in words)
     caption = " ".join(caption.replace(",", " , ").split())
-    said = next((found.groupdict() for found in (p.fullmatch(caption) for p in PATTERNS) if found), None)
-    if said is None or said["kind"].endswith("s") != (said["count"] not in LEXICON["count"][0]): return None
+    matches = filter(None, (pattern.fullmatch(caption) for pattern in PATTERNS))
+    found = next(matches, None)
+    if found is None: return None
+    said = found.groupdict()
+    several = said["count"] not in LEXICON["count"][0]
+    if said["kind"].endswith("s") != several: return None
     return {k: MEANING[k][said[k]] for k in LEXICON}
 
 
 def read_captions(ids: Tensor) -> dict[str, Tensor]:
     "What captions, token ids [N, L], state: factor -> int64 [N], -1 where `parse` finds none."
-    said = [parse(row) for row in ids.tolist()]
-    return {k: torch.tensor([-1 if found is None else found[k] for found in said], dtype=torch.int64) for k in LEXICON}
+    invalid = dict.fromkeys(LEXICON, -1)
+    said = [parse(row) or invalid for row in ids.tolist()]
+    return {k: torch.tensor([factors[k] for factors in said], dtype=torch.int64) for k in LEXICON}
 
 # %% ../../nbs/data/05_scenes.ipynb #b28fb899
-def disc(x, y, a, b, r): return torch.hypot(x - a, y - b) - r                       # a circle of radius r at (a, b)
-def box(x, y, w, h): return torch.maximum(x.abs() - w, y.abs() - h)                 # half width w, half height h
-def bar(x, y, a, b, w):                                                             # a line from (0, 0) to (a, b), w on both sides
+def disc(x, y, a, b, r):
+    "A circle of radius r at (a, b)."
+    return torch.hypot(x - a, y - b) - r
+
+
+def box(x, y, w, h):
+    "A rectangle of half width w and half height h."
+    return torch.maximum(x.abs() - w, y.abs() - h)
+
+
+def bar(x, y, a, b, w):
+    "A line from (0, 0) to (a, b), w on both sides."
     t = ((a * x + b * y) / (a * a + b * b)).clamp(0, 1)
     return torch.hypot(x - a * t, y - b * t) - w
 
-
+# %% ../../nbs/data/05_scenes.ipynb #c1a40228
 def bell(x, y):
     u = ((y + 0.95) / 1.5).clamp(0, 1)
     body = torch.maximum(x.abs() - 0.65 * u.sqrt() - 0.3 * u**6, (y + 0.2).abs() - 0.75)
     return torch.minimum(body, disc(x, y, 0, 0.7, 0.25))
 
 
-def drum(x, y): return torch.maximum(x.abs() - 0.22 - 0.6 * y.abs(), y.abs() - 0.8)
-def bird(x, y): return torch.minimum(bar(x.abs(), y - 0.3, 0.85, -0.85 + 0.35 * x.abs(), 0.19), torch.hypot(x / 0.3, (y - 0.35) / 0.5) * 0.4 - 0.4)
-def horn(x, y): return torch.maximum(y.abs() - 0.14 - 0.62 * ((x + 0.9) / 1.8).clamp(0, 1) ** 2, x.abs() - 0.9)
-def clock(x, y): return torch.stack([disc(x, y, 0, 0, 0.82).abs() - 0.15, bar(x, y, 0, -0.5, 0.12), bar(x, y, 0.35, 0.2, 0.12)]).amin(0)
-def flute(x, y): return bar(x + 0.68, y - 0.68, 1.36, -1.36, 0.2)
-def siren(x, y): return torch.minimum(box(x, y, 0.3, 0.95), box(x, y, 0.95, 0.3))
+def drum(x, y):
+    return torch.maximum(x.abs() - 0.22 - 0.6 * y.abs(), y.abs() - 0.8)
+
+
+def bird(x, y):
+    wings = bar(x.abs(), y - 0.3, 0.85, -0.85 + 0.35 * x.abs(), 0.19)
+    body = torch.hypot(x / 0.3, (y - 0.35) / 0.5) * 0.4 - 0.4
+    return torch.minimum(wings, body)
+
+
+def horn(x, y):
+    wider = ((x + 0.9) / 1.8).clamp(0, 1) ** 2
+    return torch.maximum(y.abs() - 0.14 - 0.62 * wider, x.abs() - 0.9)
+
+
+def clock(x, y):
+    ring = disc(x, y, 0, 0, 0.82).abs() - 0.15
+    hands = bar(x, y, 0, -0.5, 0.12), bar(x, y, 0.35, 0.2, 0.12)
+    return torch.stack([ring, *hands]).amin(0)
+
+
+def flute(x, y):
+    return bar(x + 0.68, y - 0.68, 1.36, -1.36, 0.2)
+
+
+def siren(x, y):
+    return torch.minimum(box(x, y, 0.3, 0.95), box(x, y, 0.95, 0.3))
 
 
 def frog(x, y):
@@ -173,147 +250,254 @@ def frog(x, y):
     eye = (disc(x.abs(), y, 0.55, -0.42, 0.28) - 0.02).abs() - 0.12
     return torch.minimum(0.62 * head, eye)
 
-
+# %% ../../nbs/data/05_scenes.ipynb #10b155e0
 ICONS = (bell, drum, bird, horn, clock, flute, siren, frog)   # in the order of LEXICON["kind"]
-COLOURS = torch.tensor([[235, 55, 50], [245, 220, 60], [45, 195, 75], [60, 215, 225], [75, 115, 255], [235, 95, 215]], dtype=torch.float64) / 255
-RADII = torch.tensor([3.6, 5.0, 7.0], dtype=torch.float64)    # pixels
+COLOURS = torch.tensor([[235, 55, 50], [245, 220, 60], [45, 195, 75],
+                        [60, 215, 225], [75, 115, 255], [235, 95, 215]], dtype=torch.float64) / 255
+RADII = torch.tensor([3.6, 5.0, 7.0], dtype=torch.float64)        # pixels
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)   # brightness of (red, green, blue), Rec. 601
 
 
 def draw_icons(kind: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    "How far each pixel is covered, [N, H, W] in [0, 1], by icons of kind [N] at offsets x, y [N, H, W] and radius [N], all in pixels."
-    cover, r = torch.zeros_like(x), radius[:, None, None]
+    """How far icons of kind [N] and radius [N] cover each pixel, [N, H, W] in [0, 1].
+
+    x, y [N, H, W] are the pixels' offsets from the icons' centres; all in pixels."""
+    cover = torch.zeros_like(x)
+    r = radius[:, None, None]
     for k, icon in enumerate(ICONS):
         at = kind == k
         cover[at] = (0.5 - r[at] * icon(x[at] / r[at], y[at] / r[at])).clamp(0, 1)
     return cover
 
 # %% ../../nbs/data/05_scenes.ipynb #f5c55637
-IMAGE = {"ground": 6, "angle": 1, "cycles": 1, "phase": 1, "rotation": 1, "order": 4, "jitter": 8, "radius": 4, "shade": 3}   # uniforms of a picture
+IMAGE = {"ground": 6, "angle": 1, "cycles": 1, "phase": 1,
+         "rotation": 1, "order": 4, "jitter": 8, "radius": 4, "shade": 3}     # uniforms of a picture
 DARK = 0.25   # the ground's greatest brightness; the darkest icon has 0.39
 
 
 def draw_ground(u: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    "Grounds [N, 3, 32, 32] in [0, 1], gratings of one to four cycles between two dark colours, and the mean of the two, [N, 3]."
+    """Grounds [N, 3, 32, 32] in [0, 1], and their mean colours [N, 3].
+
+    Each is a grating of one to four cycles between two dark colours."""
     colours = 0.55 * u["ground"].unflatten(1, (2, 3))
     colours = colours * (DARK / (colours @ LUMA)).clamp(max=1)[..., None]
     side = (torch.arange(32) + 0.5) / 32
-    angle, cycles, phase = math.pi * u["angle"][..., None], 1 + 3 * u["cycles"][..., None], u["phase"][..., None]
-    mix = 0.5 + 0.5 * (2 * math.pi * (cycles * (angle.cos() * side + angle.sin() * side[:, None]) + phase)).sin()
-    return torch.lerp(colours[:, 0, :, None, None], colours[:, 1, :, None, None], mix[:, None]), colours.mean(1)
+    angle = math.pi * u["angle"][..., None]
+    cycles = 1 + 3 * u["cycles"][..., None]
+    phase = u["phase"][..., None]
+    across = angle.cos() * side + angle.sin() * side[:, None]
+    mix = 0.5 + 0.5 * (2 * math.pi * (cycles * across + phase)).sin()
+    first, second = colours[..., None, None].unbind(1)
+    return torch.lerp(first, second, mix[:, None]), colours.mean(1)
+
+# %% ../../nbs/data/05_scenes.ipynb #65bbb7d6
+def each_one(count: Tensor) -> tuple[Tensor, Tensor]:
+    "Rows and places of all icons or hits, of `count` + 1 in a row: int64 [M] each."
+    return (torch.arange(4) <= count[:, None]).nonzero(as_tuple=True)
 
 
-def draw_image(factors: dict[str, Tensor], u: Tensor, noise: Tensor) -> dict[str, Tensor]:
-    "Pictures uint8 [N, 3, 32, 32], under \"image\", and their private factors, of rows with uniforms u [N, 29] and noise [N, 3072]."
-    u, n = dict(zip(IMAGE, u.split(list(IMAGE.values()), 1))), len(u)
-    row, j = (torch.arange(4) <= factors["count"][:, None]).nonzero(as_tuple=True)
+def place_icons(factors: dict[str, Tensor], u: dict[str, Tensor], turn: Tensor) -> tuple[Tensor, Tensor]:
+    "How far icons cover each pixel, [N, 1, 32, 32] in [0, 1]; and their mean place, [N, 2] in [0, 1]."
+    n = len(turn)
+    row, j = each_one(factors["count"])
     quarter = u["order"].argsort(1)[row, j]
     radius = RADII[factors["size"]][row] * (0.94 + 0.12 * u["radius"][row, j])
     move = (2 * u["jitter"].unflatten(1, (4, 2))[row, j] - 1) * (7.6 - radius).clamp(min=0)[:, None]
-    turn = 0.5 * u["rotation"] - 0.25
-    cos, sin = turn[row].cos()[..., None], turn[row].sin()[..., None]
-    x, y = torch.arange(16) - 7.5 - move[:, :1, None], (torch.arange(16) - 7.5)[:, None] - move[:, 1:, None]
-    cover = u["order"].new_zeros(n, 4, 16, 16)
+
+    side = torch.arange(16) - 7.5
+    x = side - move[:, :1, None]
+    y = side[:, None] - move[:, 1:, None]
+    cos = turn[row].cos()[..., None]
+    sin = turn[row].sin()[..., None]
+    cover = turn.new_zeros(n, 4, 16, 16)
     cover[row, quarter] = draw_icons(factors["kind"][row], cos * x + sin * y, cos * y - sin * x, radius)
     cover = cover.view(n, 2, 2, 16, 16).transpose(2, 3).reshape(n, 1, 32, 32)
+
+    centre = torch.stack([quarter % 2, quarter // 2], 1) * 16 + 8 + move
+    total = turn.new_zeros(n, 2).index_add_(0, row, centre)
+    return cover, total / (32 * (factors["count"] + 1)[:, None])
+
+
+def draw_image(factors: dict[str, Tensor], u: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    """Pictures uint8 [N, 3, 32, 32], under "image", and their private factors.
+
+    Of rows with uniforms u [N, 29] and noise [N, 3072]."""
+    u = dict(zip(IMAGE, u.split(list(IMAGE.values()), 1)))
+    turn = 0.5 * u["rotation"] - 0.25
+    cover, place = place_icons(factors, u, turn)
     colour = COLOURS[factors["colour"]] + 0.06 * (u["shade"] - 0.5)
     ground, mean = draw_ground(u)
-    image = torch.lerp(ground, colour[..., None, None], cover) + 0.07 * (noise.view(n, 3, 32, 32) - 0.5)
-    centre = torch.stack([quarter % 2, quarter // 2], 1) * 16 + 8 + move
-    place = torch.zeros(n, 2, dtype=u["order"].dtype).index_add_(0, row, centre) / (32 * (factors["count"] + 1)[:, None])
-    return {"image": (255 * image.clamp(0, 1)).round().to(torch.uint8), "image.ground": mean.float(), "image.rotation": turn.float(),
-            "image.place": place.float(), "image.shade": u["shade"].float()}
+    clean = torch.lerp(ground, colour[..., None, None], cover)
+    image = clean + 0.07 * (noise.view(-1, 3, 32, 32) - 0.5)
+    private = {"ground": mean, "rotation": turn, "place": place, "shade": u["shade"]}
+    pixels = (255 * image.clamp(0, 1)).round().to(torch.uint8)
+    return {"image": pixels} | {f"image.{k}": v.float() for k, v in private.items()}
 
 # %% ../../nbs/data/05_scenes.ipynb #0ba12d35
-RATE, SAMPLES = 8000, 16000                                        # Hz; two seconds
+RATE = 8000                                                          # Hz
+SAMPLES = 2 * RATE
 PITCHES = torch.tensor([990.0, 520.0, 270.0], dtype=torch.float64)   # Hz, small to large
-BURST = torch.from_numpy(np.random.Generator(np.random.Philox(key=[2400, 0])).uniform(-1, 1, 2080))   # what every drum and clock begins with
+_NOISE = np.random.Generator(np.random.Philox(key=[2400, 0]))
+BURST = torch.from_numpy(_NOISE.uniform(-1, 1, 2080))                # what every drum and clock begins with
 
 
-def sweep(f, t, rise, time): return (2 * math.pi * f * (t + (rise - 1) * t**2 / (2 * time))).sin()     # from f to rise f in `time` seconds
-def fade(t, start, stop): return (t / start).clamp(0, 1) * ((0.26 - t) / stop).clamp(0, 1)
-def tones(f, t, ratios, weights): return sum(w * (r * f < 3800) * (2 * math.pi * r * f * t).sin() for r, w in zip(ratios, weights))
+def sweep(f, t, rise, time):
+    "From f to rise f in `time` seconds."
+    return (2 * math.pi * f * (t + (rise - 1) * t**2 / (2 * time))).sin()
 
 
-def chime(f, t): return sum(a * torch.exp(-t / d) * tones(f, t, [r], [1]) for r, a, d in ((1, 1, .13), (1.83, .7, .1), (2.76, .6, .07), (3.61, .4, .05)))
-def thump(f, t): return (2 * math.pi * 0.8 * f * (t + 0.04 * (1 - torch.exp(-t / 0.03)))).sin() * torch.exp(-t / 0.07) + 0.6 * BURST * torch.exp(-t / 0.008)
-def chirp(f, t): return sweep(f, t, 2.2, 0.22) * (math.pi * t / 0.22).clamp(0, math.pi).sin() ** 2
-def honk(f, t): return tones(f, t, (1, 3, 5, 7), (1, 0.7, 0.5, 0.4)) * fade(t, 0.01, 0.03)
-def tick(f, t): return (2 * math.pi * 1.2 * f * t).sin() * torch.exp(-t / 0.02) + 0.5 * BURST * torch.exp(-t / 0.004)
-def toot(f, t): return (2 * math.pi * f * t + 0.03 * f / 6 * (12 * math.pi * t).sin()).sin() * fade(t, 0.06, 0.06)
-def wail(f, t): return sweep(2 * f, t, 0.35, 0.26) * fade(t, 0.02, 0.03)
-def croak(f, t): return tones(f / 2, t, range(1, 9), (1, 1, .9, .8, .7, .6, .5, .4)) * (math.pi * 18 * t).sin() ** 2 * fade(t, 0.01, 0.03)
+def fade(t, start, stop):
+    "In within `start` seconds, and out within the last `stop`."
+    return (t / start).clamp(0, 1) * ((0.26 - t) / stop).clamp(0, 1)
 
 
+def tones(f, t, ratios, weights):
+    "Tones at ratios of f, those below 3.8 kHz."
+    return sum(w * (r * f < 3800) * (2 * math.pi * r * f * t).sin() for r, w in zip(ratios, weights))
+
+# %% ../../nbs/data/05_scenes.ipynb #487110bb
+def chime(f, t):
+    partials = ((1, 1, 0.13), (1.83, 0.7, 0.1), (2.76, 0.6, 0.07), (3.61, 0.4, 0.05))     # ratio, loudness, s
+    return sum(a * torch.exp(-t / d) * tones(f, t, [r], [1]) for r, a, d in partials)
+
+
+def thump(f, t):
+    skin = (2 * math.pi * 0.8 * f * (t + 0.04 * (1 - torch.exp(-t / 0.03)))).sin()
+    return skin * torch.exp(-t / 0.07) + 0.6 * BURST * torch.exp(-t / 0.008)
+
+
+def chirp(f, t):
+    swell = (math.pi * t / 0.22).clamp(0, math.pi).sin() ** 2
+    return sweep(f, t, 2.2, 0.22) * swell
+
+
+def honk(f, t):
+    return tones(f, t, (1, 3, 5, 7), (1, 0.7, 0.5, 0.4)) * fade(t, 0.01, 0.03)
+
+
+def tick(f, t):
+    return (2 * math.pi * 1.2 * f * t).sin() * torch.exp(-t / 0.02) + 0.5 * BURST * torch.exp(-t / 0.004)
+
+
+def toot(f, t):
+    vibrato = 0.03 * f / 6 * (12 * math.pi * t).sin()
+    return (2 * math.pi * f * t + vibrato).sin() * fade(t, 0.06, 0.06)
+
+
+def wail(f, t):
+    return sweep(2 * f, t, 0.35, 0.26) * fade(t, 0.02, 0.03)
+
+
+def croak(f, t):
+    reed = tones(f / 2, t, range(1, 9), (1, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4))
+    return reed * (math.pi * 18 * t).sin() ** 2 * fade(t, 0.01, 0.03)
+
+# %% ../../nbs/data/05_scenes.ipynb #a939186e
 SOUNDS = (chime, thump, chirp, honk, tick, toot, wail, croak)   # in the order of LEXICON["kind"]
 
 
 def draw_hits(kind: Tensor, f: Tensor) -> Tensor:
     "Hits [N, 2080] of kind [N] and pitch f [N] in Hz, each with peak 1."
-    hits, t = f.new_zeros(len(f), len(BURST)), torch.arange(len(BURST), dtype=f.dtype) / RATE
+    hits = f.new_zeros(len(f), len(BURST))
+    t = torch.arange(len(BURST), dtype=f.dtype) / RATE
     for k, sound in enumerate(SOUNDS):
         hits[kind == k] = sound(f[kind == k, None], t)
     return hits / hits.abs().amax(1, keepdim=True)
 
 # %% ../../nbs/data/05_scenes.ipynb #58ffe6b7
 def draw_ambience(ambience: Tensor, hum: Tensor, phases: Tensor) -> Tensor:
-    "Two seconds [N, 16000] of ambience [N] with mean square 1; `hum` [N] in [0, 1) is how high that is, `phases` [N, 8001] in turns."
+    """Two seconds [N, 16000] of ambience [N] with mean square 1.
+
+    `hum` [N] in [0, 1) is how high that is, `phases` [N, 8001] are in turns."""
     f = torch.arange(SAMPLES // 2 + 1, dtype=hum.dtype) * RATE / SAMPLES
-    size = torch.stack([1 / (1 + (1200 / f.clamp(min=1)) ** 8), 1 / (1 + (f / 250) ** 4), torch.zeros_like(f)])[ambience]
-    row, k = torch.nonzero(ambience == 2), torch.arange(1, 7)
+    rain = 1 / (1 + (1200 / f.clamp(min=1)) ** 8)
+    wind = 1 / (1 + (f / 250) ** 4)
+    size = torch.stack([rain, wind, torch.zeros_like(f)])[ambience]
+    row = torch.nonzero(ambience == 2)
+    k = torch.arange(1, 7)
     size[row, (190 + 60 * hum[row]).round().long() * k] = 1 / k.to(hum.dtype)      # a bin is half a Hz wide
     size[:, 0] = size[:, -1] = 0
     size = size * SAMPLES / (2 * size.square().sum(1, keepdim=True)).sqrt()           # by Parseval
     return torch.fft.irfft(torch.polar(size, 2 * math.pi * phases), n=SAMPLES)
 
 # %% ../../nbs/data/05_scenes.ipynb #cef7fa6b
-AUDIO = {"detune": 1, "onset": 1, "interval": 1, "snr": 1, "echo": 1, "delay": 1, "hum": 1, "gain": 4}   # uniforms of a sound
+AUDIO = {"detune": 1, "onset": 1, "interval": 1, "snr": 1,
+         "echo": 1, "delay": 1, "hum": 1, "gain": 4}     # uniforms of a sound
 LEVEL = 0.45   # largest peak of a hit; 1 is full scale
 
 
 def draw_audio(factors: dict[str, Tensor], u: Tensor, phases: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    "Waveforms [N, 16000] in [-1, 1] and their private factors, of rows with uniforms u [N, 11] and phases [N, 8001]."
+    """Waveforms [N, 16000] in [-1, 1] and their private factors.
+
+    Of rows with uniforms u [N, 11] and phases [N, 8001]."""
     u = dict(zip(AUDIO, u.split(list(AUDIO.values()), 1)))
-    private = {"detune": 3 * u["detune"] - 1.5, "onset": 0.04 + 0.16 * u["onset"], "interval": 0.34 + 0.1 * u["interval"],
-               "snr": 6 + 8 * u["snr"], "echo": 0.3 * u["echo"]}                    # semitones, s, s, dB, fraction of amplitude
-    row, j = (torch.arange(4) <= factors["count"][:, None]).nonzero(as_tuple=True)
+    private = {
+        "detune": 3 * u["detune"] - 1.5,          # semitones
+        "onset": 0.04 + 0.16 * u["onset"],        # s
+        "interval": 0.34 + 0.1 * u["interval"],   # s
+        "snr": 6 + 8 * u["snr"],                  # dB
+        "echo": 0.3 * u["echo"],                  # fraction of amplitude
+    }
+    row, j = each_one(factors["count"])
     pitch = PITCHES[factors["size"]] * 2 ** (private["detune"][:, 0] / 12)
-    hits = draw_hits(factors["kind"][row], pitch[row]) * (LEVEL * (0.6 + 0.4 * u["gain"][row, j]))[:, None]
+    loudness = LEVEL * (0.6 + 0.4 * u["gain"][row, j])
+    hits = draw_hits(factors["kind"][row], pitch[row]) * loudness[:, None]
     start = (RATE * (private["onset"][row, 0] + j * private["interval"][row, 0])).long()
     late = (RATE * (0.05 + 0.04 * u["delay"][row, 0])).long()
-    wave = draw_ambience(factors["ambience"], u["hum"][:, 0], phases) * LEVEL * 10 ** (-private["snr"] / 20) / 2**0.5
+    ambience = draw_ambience(factors["ambience"], u["hum"][:, 0], phases)
+    wave = ambience * LEVEL * 10 ** (-private["snr"] / 20) / 2**0.5
     for first, part in ((start, hits), (start + late, hits * private["echo"][row])):
         where = (row * SAMPLES + first)[:, None] + torch.arange(hits.shape[1])
         wave.view(-1).index_add_(0, where.flatten(), part.flatten())
     return wave.clamp(-1, 1), {f"audio.{k}": v.float() for k, v in private.items()}
 
 # %% ../../nbs/data/05_scenes.ipynb #46c74985
-FLOOR, MEAN, SPREAD = 1e-2, -1.073, 3.756   # added to mel power; mean and standard deviation of its logarithm over all cells
+FLOOR = 1e-2                    # added to mel power
+MEAN, SPREAD = -1.073, 3.756    # mean and standard deviation of its logarithm over all cells
 
 
 @lru_cache
 def mel() -> torchaudio.transforms.MelSpectrogram:
     "Waveforms [..., 16000] to mel power [..., 32, 65], in float64."
-    return torchaudio.transforms.MelSpectrogram(RATE, n_fft=512, hop_length=250, f_min=40, f_max=4000, n_mels=32).double()
+    made = torchaudio.transforms.MelSpectrogram(RATE, n_fft=512, hop_length=250, f_min=40, f_max=4000, n_mels=32)
+    return made.double()
 
 
 def log_mel(wave: Tensor, rate: int = RATE) -> Tensor:
-    "Standardised log-mels float32 [N, 32, 64], low bands first, of waveforms [N, 16000] at 8 kHz. ValueError on another rate or length."
+    """Standardised log-mels float32 [N, 32, 64], low bands first, of waveforms [N, 16000] at 8 kHz.
+
+    ValueError on another rate or length."""
     if rate != RATE:
-        raise ValueError(f"sample rate is {rate} Hz: want {RATE}; resample with torchaudio.functional.resample(wave, {rate}, {RATE})")
+        remedy = f"resample with torchaudio.functional.resample(wave, {rate}, {RATE})"
+        raise ValueError(f"sample rate is {rate} Hz: want {RATE}; {remedy}")
     if wave.dim() != 2 or wave.shape[1] != SAMPLES or not wave.is_floating_point():
-        raise ValueError(f"waveform is {wave.dtype} {list(wave.shape)}: want floats [N, {SAMPLES}], two seconds each")
-    return (((mel()(wave.double())[..., :64] + FLOOR).log() - MEAN) / SPREAD).float()
+        found = f"{wave.dtype} {list(wave.shape)}"
+        raise ValueError(f"waveform is {found}: want floats [N, {SAMPLES}], two seconds each")
+    power = mel()(wave.double())[..., :64]
+    return (((power + FLOOR).log() - MEAN) / SPREAD).float()
 
 
 def mel_power(x: Tensor) -> Tensor:
-    "Mel power [N, 32, 64] of standardised log-mels: the way back from the last steps of `log_mel`, for whoever wants to listen."
+    """Mel power [N, 32, 64] of standardised log-mels, for whoever wants to listen.
+
+    The way back from the last steps of `log_mel`."""
     return ((x * SPREAD + MEAN).exp() - FLOOR).clamp(min=0)
 
 # %% ../../nbs/data/05_scenes.ipynb #581c09e7
-WIDTHS = {"available": 1, "image": sum(IMAGE.values()), "text": 5, "audio": sum(AUDIO.values()), "phases": SAMPLES // 2 + 1, "noise": 3 * 32 * 32}
+WIDTHS = {
+    "available": 1,
+    "image": sum(IMAGE.values()),
+    "text": 1 + len(LEXICON),
+    "audio": sum(AUDIO.values()),
+    "phases": SAMPLES // 2 + 1,
+    "noise": 3 * 32 * 32,
+}
 SEEN = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]]).bool()   # image, text, audio
-MIXTURES = {"full": (0, 0, 0, 1), "pairs": (272_703, 183_449, 91_028, 0), "mixed": (272_703, 183_449, 91_028, 173_576)}
+MIXTURES = {
+    "full": (0, 0, 0, 1),
+    "pairs": (272_703, 183_449, 91_028, 0),
+    "mixed": (272_703, 183_449, 91_028, 173_576),
+}
 
 
 def observed(u: Tensor, availability: str) -> Tensor:
@@ -324,41 +508,73 @@ def observed(u: Tensor, availability: str) -> Tensor:
 
 def numbers(index, split: str, seed: int) -> dict[str, Tensor]:
     "The uniforms of the rows `index`: what they are for -> [N, ...]."
-    return dict(zip(WIDTHS, uniforms(index, split, seed, sum(WIDTHS.values())).split(list(WIDTHS.values()), 1)))
+    widths = list(WIDTHS.values())
+    u = uniforms(index, split, seed, sum(widths))
+    return dict(zip(WIDTHS, u.split(widths, 1)))
 
 
 def waveform(index, split: str = "test", seed: int = 0, held_out: float = 0.0) -> Tensor:
-    "The sounds of the rows `index` of \"train\" or \"test\", float32 [N, 16000] in [-1, 1] at 8 kHz; `seed` and `held_out` are the benchmark's."
-    factors, u = factors_of(index, split, held_out), numbers(index, split, seed)
+    """The sounds of the rows `index` of "train" or "test", float32 [N, 16000] in [-1, 1] at 8 kHz.
+
+    `seed` and `held_out` are the benchmark's."""
+    factors = factors_of(index, split, held_out)
+    u = numbers(index, split, seed)
     return draw_audio(factors, u["audio"], u["phases"])[0].float()
 
-
-def draw_rows(index, split: str, seed: int = 0, availability: str = "full", held_out: float = 0.0, block: int = 64) -> Rows:
-    "The rows `index` of \"train\" or \"test\": each a function of its number, whatever is beside it. Small blocks stay in the cache."
+# %% ../../nbs/data/05_scenes.ipynb #fec90c45
+def draw_rows(
+    index,
+    split: str,                     # "train", "test" or "judge"
+    seed: int = 0,
+    availability: str = "full",     # of `MIXTURES`
+    held_out: float = 0.0,
+    block: int = 64,                # rows at once: small blocks stay in the cache
+) -> Rows:
+    "The rows `index` of a split: each a function of its number, whatever is beside it."
     def draw(i: Tensor) -> dict[str, Tensor]:
-        factors, u = factors_of(i, split, held_out), numbers(i, split, seed)
-        written, (wave, heard) = write_captions(factors, u["text"]), draw_audio(factors, u["audio"], u["phases"])
+        factors = factors_of(i, split, held_out)
+        u = numbers(i, split, seed)
+        seen = draw_image(factors, u["image"], u["noise"])
+        written = write_captions(factors, u["text"])
+        wave, heard = draw_audio(factors, u["audio"], u["phases"])
         values = {"text": tokenise(written.pop("text")), "audio": log_mel(wave).half()}
-        return {**factors, **draw_image(factors, u["image"], u["noise"]), **written, **heard, **values,
-                "available": observed(u["available"][:, 0].contiguous(), availability)}
+        available = observed(u["available"][:, 0].contiguous(), availability)
+        return factors | seen | written | heard | values | {"available": available}
 
     table = in_blocks(draw, index, block)
     pick = lambda names: {k: table[k] for k in names}
-    return Rows(pick(CARRIES), pick(ATTRIBUTES), pick(k for k in table if "." in k), table["available"])
+    private = [k for k in table if "." in k]
+    return Rows(pick(CARRIES), pick(ATTRIBUTES), pick(private), table["available"])
 
 # %% ../../nbs/data/05_scenes.ipynb #ddd064d3
-SPECS = {"image": Spec("image", "image", (3, 32, 32)), "text": Spec("text", "text", (LENGTH,), len(VOCABULARY)),
-         "audio": Spec("audio", "audio", (32, 64))}
+SPECS = {
+    "image": Spec("image", "image", (3, 32, 32)),
+    "text": Spec("text", "text", (LENGTH,), len(VOCABULARY)),
+    "audio": Spec("audio", "audio", (32, 64)),
+}
 
 
-def scenes(rows: int = 20_000, test_rows: int = 2_000, seed: int = 0, availability: str = "full", held_out: float = 0.0) -> Benchmark:
+def scenes(
+    rows: int = 20_000,
+    test_rows: int = 2_000,
+    seed: int = 0,
+    availability: str = "full",     # of train rows: "full", "pairs" or "mixed"; test rows are fully observed
+    held_out: float = 0.0,          # share of the cells that train rows lack; `unseen` numbers test rows of these
+) -> Benchmark:
     """Pictures [3, 32, 32], captions [LENGTH] and log-mels [32, 64] that share five factors.
 
-    `availability` of the train rows is "full", "pairs" or "mixed"; test rows are fully observed. `held_out` is the share of the cells
-    that train rows do not have (`unseen` numbers the test rows that do). Judges learn from rows of their own. ValueError on a bad option."""
+    Judges learn from rows of their own. ValueError on a bad option."""
     check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
-    options = {"rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability, "held_out": held_out}
     draw = lambda index, split="test": draw_rows(index, split, seed, "full", held_out)
-    train = draw_rows(range(rows), "train", seed, availability, held_out)
-    return Benchmark("scenes", SPECS, train, draw(range(test_rows)), ATTRIBUTES, CARRIES, {"builder": "scenes", **options},
-                     Truth(draw, lessons=lambda n: draw(range(n), "judge")), captions, {"text": read_captions})
+    return Benchmark(
+        name="scenes",
+        specs=SPECS,
+        train=draw_rows(range(rows), "train", seed, availability, held_out),
+        test=draw(range(test_rows)),
+        attributes=ATTRIBUTES,
+        carries=CARRIES,
+        config={"builder": "scenes", "rows": rows, "test_rows": test_rows, "seed": seed,
+                "availability": availability, "held_out": held_out},
+        truth=Truth(draw, lessons=lambda n: draw(range(n), "judge")),
+        decode=captions,
+        reads={"text": read_captions})

@@ -44,10 +44,13 @@ class Rows:
 def beside(pictures: Mapping[str, Tensor]) -> tuple[Tensor, list[float], list[float]]:
     """Pictures {name: uint8 [N, 3, H, W]} as one [3, height, width], a column a row and a line a name.
 
-    Returned with it: where the middle of each column is, and of each line. Between columns there is some white."""
-    n, width = len(next(iter(pictures.values()))), max(x.shape[3] for x in pictures.values())
+    Returned with it: where the middle of each column is, and of each line. Between columns there is some
+    white."""
+    n = len(next(iter(pictures.values())))
+    width = max(x.shape[3] for x in pictures.values())
+    heights = torch.tensor([x.shape[2] for x in pictures.values()])
     gap = max(1, width // 32)
-    lines, heights = [], torch.tensor([x.shape[2] for x in pictures.values()])
+    lines = []
     for x in pictures.values():
         left = (width - x.shape[3]) // 2
         padded = F.pad(x, (left, width + gap - left - x.shape[3]), value=255)
@@ -55,7 +58,7 @@ def beside(pictures: Mapping[str, Tensor]) -> tuple[Tensor, list[float], list[fl
     columns = [(width + gap) * i + width / 2 - 0.5 for i in range(n)]
     return torch.cat(lines, dim=1), columns, (heights.cumsum(0) - heights / 2 - 0.5).tolist()
 
-
+# %% ../../nbs/data/00_spec.ipynb #3e525f81
 def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[Tensor], list[str]] | None = None):
     """Draws `rows`, one column a row titled with its attributes, its captions below; returns the axes.
 
@@ -63,11 +66,13 @@ def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[
     kinds = {k: KINDS[specs[k].kind] for k in rows.values}
     pictures = {k: kinds[k].picture(v) for k, v in rows.values.items()}
     pictures = {k: v.cpu() for k, v in pictures.items() if v is not None}
-    if not pictures: raise ValueError(f"none of {', '.join(rows.values)} can be drawn: show rows with a picture, sound or vector")
+    if not pictures:
+        raise ValueError(f"none of {', '.join(rows.values)} can be drawn: show rows with a picture, sound or vector")
     written = [(decode or kinds[k].lines)(v) for k, v in rows.values.items() if kinds[k].lines(v[:0]) is not None]
     canvas, columns, lines = beside(pictures)
-    n, first = len(rows), next(iter(pictures.values()))
-    width = max(v.shape[3] for v in pictures.values()) / first.shape[2]       # in heights of the first line
+    n = len(rows)
+    first = next(iter(pictures.values()))
+    width = max(v.shape[3] for v in pictures.values()) / first.shape[2]     # in heights of the first line
     if ax is None: ax = plt.subplots(figsize=(1.1 * n * width, 1.1 * len(pictures) + 0.5), dpi=80)[1]
     ax.imshow(canvas.permute(1, 2, 0).numpy(), interpolation="nearest")
     titles = ["\n".join(f"{k} {int(v[i])}" for k, v in rows.attributes.items()) for i in range(n)]
@@ -85,8 +90,9 @@ def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[
 class Truth:
     """What is known of generated rows beyond the rows themselves.
 
-    That there is one states that attributes are uniform and independent, that modalities are independent given them,
-    that rows i and i + cells have the same attributes, and that values of unobserved modalities are true all the same."""
+    That there is one states that attributes are uniform and independent, that modalities are independent
+    given them, that rows i and i + cells have the same attributes, and that values of unobserved modalities
+    are true all the same."""
     draw: Callable[[Sequence[int], str], Rows] | None = None   # rows by number and split, also beyond the tables
     lessons: Callable[[int], Rows] | None = None               # rows for judges to learn from, if not the train rows
 
@@ -114,8 +120,10 @@ class Benchmark:
     config: dict                           # all that determines the rows, as JSON values
     truth: Truth | None = None             # of generated rows
     decode: Callable[[Tensor], list[str]] | None = None        # token ids [N, L] to captions, if there is text
-    reads: Mapping[str, Callable[[Tensor], dict[str, Tensor]]] = field(default_factory=dict)   # modality -> what its values show, where that needs no judge; -1: nothing
-    restore: Mapping[str, Callable[[Tensor], object]] = field(default_factory=dict)   # modality -> its values, drawn or held, as they were given
+    # modality -> what its values show, where that needs no judge; -1: nothing
+    reads: Mapping[str, Callable[[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
+    # modality -> its values, drawn or held, as they were given
+    restore: Mapping[str, Callable[[Tensor], object]] = field(default_factory=dict)
 
     @property
     def labels(self) -> list[str]:
@@ -142,22 +150,32 @@ class Benchmark:
         "Combinations of attribute values, whether they occur or not."
         return math.prod(self.attributes.values())
 
-    def observed(self, rows: Rows, names: Iterable[str], attributes: Iterable[str] = (), most: int | None = None) -> Tensor | slice:
+    def observed(
+        self,
+        rows: Rows,
+        names: Iterable[str],                # modalities
+        attributes: Iterable[str] = (),
+        most: int | None = None,
+    ) -> Tensor | slice:
         """An index of the first `most` rows in which modalities `names` are observed and `attributes` known.
 
         With a truth every row: what is not observed is there all the same."""
         if self.truth: return slice(most)
         columns = [list(self.specs).index(k) for k in names]
-        there = rows.available[:, columns].all(1)
-        for a in attributes: there = there & (rows.attributes[a] >= 0)
-        return there.nonzero()[:most, 0]
+        available = rows.available[:, columns].all(1)
+        for a in attributes: available = available & (rows.attributes[a] >= 0)
+        return available.nonzero()[:most, 0]
 
     def complete(self, rows: Rows, most: int | None = None) -> Rows:
-        "The first `most` rows in which every modality is observed and every attribute known; with a truth, all are."
+        """The first `most` rows in which every modality is observed and every attribute known.
+
+        With a truth, all are."""
         return rows.select(self.observed(rows, self.specs, self.attributes, most))
 
     def codes(self, attributes: Sequence[str]) -> Tensor:
-        "Some attributes as one number below the product of their numbers of values, of train rows in which all are known."
+        """Some attributes as one number below the product of their numbers of values.
+
+        Of train rows in which all are known."""
         code = torch.zeros(len(self.train), dtype=torch.int64)
         for a in attributes: code = code * self.attributes[a] + self.train.attributes[a]
         return code[self.observed(self.train, (), attributes)]
@@ -168,7 +186,9 @@ class Benchmark:
         return miller_madow(self.codes(attributes)) if attributes else 0.0
 
     def chance(self, attributes: Sequence[str], times: int = 2) -> float:
-        "Probability that `times` independent rows have some attributes in common: exact with a truth, else measured."
+        """Probability that `times` independent rows have some attributes in common.
+
+        Exact with a truth, else measured."""
         if self.truth: return math.prod((1 / self.attributes[a]) ** (times - 1) for a in attributes)
         return frequencies(self.codes(attributes)).pow(times).sum().item()
 
@@ -195,14 +215,22 @@ class Benchmark:
 
 # %% ../../nbs/data/00_spec.ipynb #f75ed1e9
 def with_labels(bench: Benchmark) -> Benchmark:
-    "The same rows, with every attribute that is no modality yet as one more label, observed wherever it is known."
+    """The same rows, with every attribute that is no modality yet as one more label.
+
+    It is observed wherever it is known."""
     extra = {a: Spec(a, "category", classes=n) for a, n in bench.attributes.items() if a not in bench.specs}
 
     def more(rows: Rows) -> Rows:
-        told = [rows.attributes[a] >= 0 for a in extra]
+        known = [rows.attributes[a] >= 0 for a in extra]
         values = rows.values | {a: rows.attributes[a].clamp(min=0) for a in extra}
-        return replace(rows, values=values, available=torch.column_stack([rows.available, *told]))
+        return replace(rows, values=values, available=torch.column_stack([rows.available, *known]))
 
     after = lambda f: f and (lambda *arguments, **named: more(f(*arguments, **named)))
-    return replace(bench, specs=bench.specs | extra, train=more(bench.train), test=more(bench.test), carries=bench.carries | {a: (a,) for a in extra},
-                   config=bench.config | {"labels": True}, truth=bench.truth and Truth(after(bench.draw), after(bench.lessons)))
+    return replace(
+        bench,
+        specs=bench.specs | extra,
+        train=more(bench.train),
+        test=more(bench.test),
+        carries=bench.carries | {a: (a,) for a in extra},
+        config=bench.config | {"labels": True},
+        truth=bench.truth and Truth(after(bench.draw), after(bench.lessons)))

@@ -44,9 +44,10 @@ def cosine_score(a: Tensor, b: Tensor) -> float:
 
 
 def ais(generated: Tensor, counterparts: Tensor, block: int = 512) -> float:
-    """Percentage of all counterparts [N, F] that are strictly farther from what was generated [N, F] than its own.
+    """Percentage of all counterparts [N, F] that are farther from what was generated [N, F] than its own.
 
-    MUNITE eq. 19 (stated); by cosine (inferred). Chance 50, at most 100 (1 - 1/N). Needs memory for `block` x N numbers."""
+    Strictly farther. MUNITE eq. 19 (stated); by cosine (inferred). Chance 50, at most 100 (1 - 1/N). Needs
+    memory for `block` x N numbers."""
     g, c = paired(generated, counterparts)
     below = 0
     for start in range(0, len(g), block):
@@ -63,7 +64,12 @@ def ideal_ais(attributes: list[Tensor]) -> float:
     return 100 * (1 - (alike + 1).double().mean().item() / (2 * len(cell)))
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #9a1cb7cd
-PAIRS = {"clip": ("image", "text"), "clap": ("audio", "text"), "ais": ("image", "audio"), "ais_direct": ("image", "audio")}   # score -> kinds
+PAIRS = {                               # score -> kinds
+    "clip": ("image", "text"),
+    "clap": ("audio", "text"),
+    "ais": ("image", "audio"),
+    "ais_direct": ("image", "audio"),
+}
 
 
 class Towers(nn.Module):
@@ -72,12 +78,14 @@ class Towers(nn.Module):
     `specs`: those of a benchmark. ValueError unless they have one image, one text and one audio modality."""
 
     def __init__(self, specs: Mapping[str, Spec]):
-        from transformers import (ClapAudioConfig, ClapAudioModelWithProjection, ClapConfig, ClapModel,   # takes seconds to import
-                                  CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection)
+        from transformers import (    # takes seconds to import
+            ClapAudioConfig, ClapAudioModelWithProjection, ClapConfig, ClapModel,
+            CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection)
         super().__init__()
         kinds = [s.kind for s in specs.values()]
         if any(kinds.count(k) != 1 for k in ("image", "text", "audio")):
-            raise ValueError(f"want one image, one text and one audio modality, as data.scenes has; got {', '.join(kinds)}")
+            want = "want one image, one text and one audio modality, as data.scenes has"
+            raise ValueError(f"{want}; got {', '.join(kinds)}")
         self.specs = {s.kind: s for s in specs.values()}
         side = self.specs["image"].shape[-1]
         (length,) = self.specs["text"].shape
@@ -96,7 +104,7 @@ class Towers(nn.Module):
             num_mel_bins=mels, spec_size=square, patch_size=patch, patch_stride=[patch] * 2, window_size=4,
             depths=[1, 2], num_attention_heads=[3, 6], patch_embeds_hidden_size=48, hidden_size=96,
             hidden_dropout_prob=0.0)
-        common = dict(projection_dim=64, attn_implementation="eager")   # at these sizes faster than fused attention on a CPU
+        common = dict(projection_dim=64, attn_implementation="eager")   # at these sizes faster on a CPU than fused
         still = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         self.nets = nn.ModuleDict({
             "clip": CLIPModel(CLIPConfig(text_config=words, vision_config=vision, **common)),
@@ -115,8 +123,8 @@ class Towers(nn.Module):
             case "clip" | "ais", "image": v = nets["clip"].get_image_features(pixel_values=x).pooler_output
             case "clip", "text": v = nets["clip"].get_text_features(input_ids=x).pooler_output
             case "clap", "text":
-                there = (x != PAD).long()
-                v = nets["clap"].get_text_features(input_ids=x, attention_mask=there).pooler_output
+                mask = (x != PAD).long()
+                v = nets["clap"].get_text_features(input_ids=x, attention_mask=mask).pooler_output
             case "clap", "audio": v = nets["clap"].get_audio_features(input_features=x).pooler_output
             case "ais", "audio": v = nets["ais"](input_features=x).audio_embeds
             case "ais_direct", "image": v = nets["ais_direct"]["image"](pixel_values=x).image_embeds
@@ -149,7 +157,7 @@ def train_pair(
     net = towers.nets[score].train().requires_grad_(True)
     specs = [towers.specs[kind] for kind in PAIRS[score]]
     generator = torch.Generator().manual_seed(seed)
-    scale = nn.Parameter(torch.tensor(1 / 0.07).log())                       # CLIP's first temperature, and below its least
+    scale = nn.Parameter(torch.tensor(1 / 0.07).log())     # CLIP's first temperature, and below its least
     optimiser = torch.optim.AdamW([*net.parameters(), scale], lr, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
     for _ in progress_bar(f"towers of {score}", steps, range(steps), shown=progress):
@@ -181,12 +189,14 @@ def train_towers(
     progress: bool = True,
 ) -> Towers:
     "Towers trained on the benchmark's lessons, on the CPU. ValueError for a benchmark without any."
-    if bench.lessons is None: raise ValueError(f"{bench.name} has no rows for judges to learn from: give the Benchmark `lessons`")
+    if bench.lessons is None:
+        raise ValueError(f"{bench.name} has no rows for judges to learn from: give the Benchmark `lessons`")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         towers = Towers(bench.specs).requires_grad_(False)
     lessons = bench.lessons(rows)
-    nets, direct = towers.nets, towers.nets["ais_direct"]
+    nets = towers.nets
+    direct = nets["ais_direct"]
     for score in PAIRS:
         if score == "ais": begin_as(nets["ais"], nets["clap"])
         if score == "ais_direct":
@@ -196,10 +206,17 @@ def train_towers(
     return towers.eval()
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #31dd9c7a
-def towers_for(bench: Benchmark, folder: str | Path | None = "results/verifiers", progress: bool = True, **training) -> Towers:
-    "Towers, from the package or from `folder` if they are there, else trained and written (None: not written). `training`: see `train_towers`."
-    towers, who = Towers(bench.specs), {"towers": learns_from(bench), "training": training, "version": 3}
-    towers.load_state_dict(cached(folder, who, lambda: train_towers(bench, progress=progress, **training).state_dict()))
+def towers_for(
+    bench: Benchmark,
+    folder: str | Path | None = "results/verifiers",     # None: they are not written
+    progress: bool = True,
+    **training,                                          # see `train_towers`
+) -> Towers:
+    "Towers, from the package or from `folder` if they are there, else trained and written."
+    towers = Towers(bench.specs)
+    who = {"towers": learns_from(bench), "training": training, "version": 3}
+    train = lambda: train_towers(bench, progress=progress, **training).state_dict()
+    towers.load_state_dict(cached(folder, who, train))
     return towers.eval().requires_grad_(False)
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #9b7c1001
@@ -229,8 +246,8 @@ def alignment(
     """CLIP, CLAP, AIS and direct AIS of draws, in percent, by given set.
 
     `clip_score` and so on; NaN where a route makes neither modality of a pair, or lacks one. `clip_real` and
-    `clip_shuffled`: of the rows themselves, as they are and with each other's counterparts. `ais_ideal`: real rows' if
-    towers knew what all their kinds carry, and no more."""
+    `clip_shuffled`: of the rows themselves, as they are and with each other's counterparts. `ais_ideal`: real
+    rows' if towers knew what all their kinds carry, and no more."""
     names = {kind: spec.name for kind, spec in towers.specs.items()}
     real = {(s, k): towers.embed(s, k, rows.values[names[k]]) for s, pair in PAIRS.items() for k in pair}
 
@@ -244,17 +261,18 @@ def alignment(
         found = np.full(len(draws), np.nan)
         for i, (given, drawn) in enumerate(draws.items()):
             made = [k for k in pair if names[k] in drawn]
-            told = [k for k in pair if names[k] in given]
-            if not made or len(made + told) != 2: continue
-            vectors = [towers.embed(s, k, drawn[names[k]]) for k in made] + [real[s, k] for k in told]
+            held = [k for k in pair if names[k] in given]
+            if not made or len(made + held) != 2: continue
+            vectors = [towers.embed(s, k, drawn[names[k]]) for k in made] + [real[s, k] for k in held]
             found[i] = score_of(s, *vectors)
         a, b = (real[s, k] for k in pair)
-        columns |= {f"{s}_score": ("given", found, percent(NAMED[s])),
-                    f"{s}_real": ((), (score_of(s, a, b) + score_of(s, b, a)) / 2, percent(f"{NAMED[s]}, real rows")),
-                    f"{s}_shuffled": ((), shuffled_score(s, a, b), percent(f"{NAMED[s]}, shuffled rows"))}
+        either_way = (score_of(s, a, b) + score_of(s, b, a)) / 2
+        columns[f"{s}_score"] = "given", found, percent(NAMED[s])
+        columns[f"{s}_real"] = (), either_way, percent(f"{NAMED[s]}, real rows")
+        columns[f"{s}_shuffled"] = (), shuffled_score(s, a, b), percent(f"{NAMED[s]}, shuffled rows")
     for s, kinds in {"ais": ("image", "text", "audio"), "ais_direct": ("image", "audio")}.items():
-        told = percent(f"{NAMED[s]}, if towers knew shared attributes alone")
-        columns[f"{s}_ideal"] = (), ideal_ais(carried(*kinds)), told
+        attrs = percent(f"{NAMED[s]}, if towers knew shared attributes alone")
+        columns[f"{s}_ideal"] = (), ideal_ais(carried(*kinds)), attrs
     return xr.Dataset(columns, coords={"given": [route_name(g) for g in draws]})
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #85519ce4
@@ -266,6 +284,7 @@ def alignment_figures(ds: xr.Dataset) -> list[Figure]:
     figures = []
     for score, given in product(SCORES, map(str, ds.given.values)):
         if f"{score}_score" not in ds: continue
-        figures.append(Figure(f"{given} → {SCORES[score]}", "alignment", f"{score}_score", "percent", at={"given": given},
-                              chance=f"{score}_shuffled", real=f"{score}_real"))
+        figures.append(Figure(
+            f"{given} → {SCORES[score]}", "alignment", f"{score}_score", "percent", at={"given": given},
+            chance=f"{score}_shuffled", real=f"{score}_real"))
     return figures

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['published_routes', 'every_subset', 'route_name', 'read', 'all_agree', 'pair_agreement', 'joint_label', 'joint_code',
            'view_pairs', 'hits_of', 'agreement_of', 'same_given', 'independent_agreement', 'total_variation',
-           'sampling_variation', 'entropy', 'decoder_entropy', 'draw', 'kept_draws', 'coherence', 'joint_law',
-           'coherence_by_chance', 'references', 'open_figures', 'pair_figures', 'coherence_figures']
+           'sampling_variation', 'entropy', 'decoder_entropy', 'draw', 'picture_of', 'unlike_draws', 'kept_draws',
+           'coherence', 'joint_law', 'coherence_by_chance', 'references', 'open_figures', 'pair_figures',
+           'coherence_figures']
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #24540584
 import math
@@ -18,14 +19,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import KINDS, Benchmark, Rows
-from .declare import Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both
+from ..data.spec import KINDS, Benchmark, Rows, Spec
+from .declare import (
+    Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both)
 from .verifier import Judge
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #cc38d47f
 def published_routes(bench: Benchmark) -> list[tuple[str, ...]]:
     "The given sets of the published tables: nothing, each label, all labels, each view, each pair of views."
-    labels, views = bench.labels, bench.views
+    labels = bench.labels
+    views = bench.views
     by_labels = [*combinations(labels, 1), tuple(labels)]
     by_views = [*combinations(views, 1), *combinations(views, 2)]
     return list(dict.fromkeys([(), *by_labels, *by_views]))     # once each: without labels, "all labels" is nothing
@@ -88,7 +91,7 @@ def joint_code(
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #99727170
 def view_pairs(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    "{attribute or \"both\": what pairs of views show of it}; of \"both\", of all attributes that the two share."
+    "{attribute or \"both\": what pairs of views show of it}; \"both\": of all attributes that the two share."
     pairs = {}
     for a, by in shown.items():
         values = [by[k] for k in bench.views if k in by]
@@ -110,7 +113,8 @@ def hits_of(
 ) -> dict[tuple[str, str], Tensor]:
     """{(wanted, attribute): 1 or 0 [B]}, whether rows show the true value of the attributes `told`.
 
-    Of "strict": of all of these that the wanted modality shows. Of "both": the same where these are all there are."""
+    Of "strict": of all of these that the wanted modality shows. Of "both": the same where these are all there
+    are."""
     hits = {(m, a): (v == rows.attributes[a]).float() for a in told for m, v in shown[a].items()}
     for m in dict.fromkeys(m for m, _ in hits):
         mine = [a for a in told if (m, a) in hits]
@@ -134,7 +138,9 @@ def agreement_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) ->
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #18b616fb
 def same_given(bench: Benchmark, rows: Rows, given: Sequence[str]) -> Tensor:
-    "Number of the group [B] of rows that share the attributes that `given` carry; all in one group if nothing is given."
+    """Number of the group [B] of rows that share the attributes that `given` carry.
+
+    All are in one group if nothing is given."""
     told = [rows.attributes[a] for a in bench.attributes if any(a in bench.carries[k] for k in given)]
     if not told: return torch.zeros(len(rows), dtype=torch.int64)
     return torch.stack(told, 1).unique(dim=0, return_inverse=True)[1]
@@ -145,15 +151,16 @@ def independent_agreement(pairs: Sequence[tuple[Tensor, Tensor]], group: Tensor)
 
     `pairs`: values [B] each, -1 where nothing is shown. NaN if no group has two rows."""
     if not pairs: return math.nan
-    classes = int(max(v.max() for pair in pairs for v in pair)) + 2         # with -1
+    classes = int(max(v.max() for pair in pairs for v in pair)) + 2     # with -1
     groups = int(group.max()) + 1
 
     def count(v: Tensor) -> Tensor:
         table = torch.bincount(group * classes + v + 1, minlength=groups * classes).view(groups, classes)
-        return table[:, 1:].double()                                        # without -1
+        return table[:, 1:].double()     # without -1
 
     size = group.bincount().double()
-    same, every = 0.0, 0.0
+    same = 0.0
+    every = 0.0
     for a, b in pairs:
         same += (count(a) * count(b)).sum() - ((a == b) & (a >= 0)).sum()
         every += (size * (size - 1)).sum()
@@ -164,7 +171,8 @@ def total_variation(shown: Tensor, group: Tensor, classes: int) -> float:
     """Total variation between the values shown [B] within a group and uniform ones, mean over groups.
 
     -1 is a value that uniform ones never take."""
-    values, groups = classes + 1, int(group.max()) + 1                      # -1 counts as the last value
+    values = classes + 1     # -1 counts as the last value
+    groups = int(group.max()) + 1
     cell = group * values + shown % values
     count = torch.bincount(cell, minlength=groups * values).view(-1, values).double()
     frequency = count / count.sum(1, keepdim=True)
@@ -173,7 +181,9 @@ def total_variation(shown: Tensor, group: Tensor, classes: int) -> float:
 
 
 def sampling_variation(group: Tensor, classes: int, repeats: int = 20) -> float:
-    "`total_variation` to be expected of truly uniform values, for want of samples alone. Leaves torch's generator as it was."
+    """`total_variation` to be expected of truly uniform values, for want of samples alone.
+
+    Leaves torch's generator as it was."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for _ in range(repeats):
@@ -248,26 +258,42 @@ def draw(
     return drawn
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f
+def picture_of(spec: Spec, drawn: Tensor) -> Tensor | None:
+    "What a person sees of drawn values [B, ...]; None if they are no pictures."
+    return KINDS[spec.kind].picture(spec.prepare(drawn.cpu()))
+
+
+def unlike_draws(bench: Benchmark, drawn: Mapping[str, Tensor], keep: int) -> xr.Dataset:
+    "The first `keep` rows of what is drawn from nothing, of modalities that differ."
+    attrs = {"units": "1", "long_name": "first draws given nothing"}
+    ds = xr.Dataset()
+    for k, v in drawn.items():
+        stored = KINDS[bench.specs[k].kind].stored(v[:keep].cpu()).numpy()
+        axes = [f"{k}_{i}" for i in range(1, stored.ndim)]
+        ds[f"drawn_{k}"] = ("draw", *axes), stored, attrs
+    return ds
+
+
 def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], keep: int = 8) -> xr.Dataset:
     """The first `keep` rows of `draws`, to look at.
 
-    Where all views are pictures of one shape, those of the sets without a view (`picture`); otherwise those given nothing, of every
-    modality (`drawn_` and its name: pictures, tokens, log-mels)."""
-    names, views, pictures = [route_name(g) for g in draws], bench.views, {}
+    Where all views are pictures of one shape, those of the sets without a view (`picture`); otherwise those
+    given nothing, of every modality (`drawn_` and its name: pictures, tokens, log-mels)."""
+    views = bench.views
     if len({(bench.specs[k].kind, bench.specs[k].shape) for k in views}) != 1:
-        told, ds = {"units": "1", "long_name": "first draws given nothing"}, xr.Dataset()
-        for k, v in draws.get((), {}).items():
-            stored = KINDS[bench.specs[k].kind].stored(v[:keep].cpu()).numpy()
-            ds[f"drawn_{k}"] = ("draw", *(f"{k}_{i}" for i in range(1, stored.ndim))), stored, told
-        return ds
+        return unlike_draws(bench, draws.get((), {}), keep)
+    pictures = {}
     for given, drawn in draws.items():
         if not all(k in drawn for k in views): continue
-        shown = [KINDS[bench.specs[k].kind].picture(bench.specs[k].prepare(drawn[k][:keep].cpu())) for k in views]
+        shown = [picture_of(bench.specs[k], drawn[k][:keep]) for k in views]
         if shown[0] is not None: pictures[route_name(given)] = np.stack([x.numpy() for x in shown], 1)
     if not pictures: return xr.Dataset()
-    axes, told = ("given", "draw", "view", "channel", "y", "x"), {"units": "1", "long_name": "first rows of the views, as drawn"}
-    ds = xr.Dataset({"picture": (axes, np.stack(list(pictures.values())), told)}, coords={"given": list(pictures), "view": views})
-    return ds.reindex(given=names)
+    axes = ("given", "draw", "view", "channel", "y", "x")
+    attrs = {"units": "1", "long_name": "first rows of the views, as drawn"}
+    ds = xr.Dataset(
+        {"picture": (axes, np.stack(list(pictures.values())), attrs)},
+        coords={"given": list(pictures), "view": views})
+    return ds.reindex(given=[route_name(g) for g in draws])
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #17a26ac0
 @torch.no_grad()
@@ -281,10 +307,10 @@ def coherence(
 ) -> xr.Dataset:
     """Accuracy, coherence, agreement and total variation of draws, with chance and real-row ceilings.
 
-    What the given modalities do not carry is open: agreement, its control and total variation are of sets that leave
-    something open to two views, and of sets of labels. Total variation is that within the groups of rows that share the
-    given labels; without a truth the law of what is left open is not known, and there is none. Of a benchmark without
-    attributes there are `kept_draws` alone."""
+    What the given modalities do not carry is open: agreement, its control and total variation are of sets
+    that leave something open to two views, and of sets of labels. Total variation is that within the groups
+    of rows that share the given labels; without a truth the law of what is left open is not known, and there
+    is none. Of a benchmark without attributes there are `kept_draws` alone."""
     if not bench.attributes: return kept_draws(bench, draws, keep)
     views, wants, attributes = bench.views, list(bench.specs), [*bench.attributes, "both"]
     size = {**bench.attributes, "both": bench.cells}
@@ -342,22 +368,25 @@ def coherence(
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #c7921b3b
 def joint_law(bench: Benchmark, attributes: Sequence[str]) -> Tensor:
-    "Frequencies of the combinations of some attributes among the train rows, float64 [values of the first, of the second, ...]."
+    """Frequencies of the combinations of some attributes among the train rows.
+
+    float64 [values of the first, of the second, ...]."""
     sizes = [bench.attributes[a] for a in attributes]
     codes = bench.codes(attributes)
     return (codes.bincount(minlength=math.prod(sizes)).double() / len(codes)).view(sizes)
 
 
 def coherence_by_chance(bench: Benchmark, most: int = 2**20) -> dict[str, float]:
-    """Probability that modalities of independent rows agree, {attribute or "both": fraction}; "both": on all that they share.
+    """Probability that modalities of independent rows agree, {attribute or "both": fraction}.
 
-    The first may show anything: 1 / n for each further one with a truth; else measured, and NaN for more than `most` combinations."""
+    "both": on all that they share. The first may show anything: 1 / n for each further one with a truth; else
+    measured, and NaN for more than `most` combinations."""
     carriers = {a: sum(a in carried for carried in bench.carries.values()) for a in bench.attributes}
     single = {a: bench.chance([a], times) for a, times in carriers.items()}
     if bench.truth: return {**single, "both": math.prod(single.values())}
     if bench.cells > most: return {**single, "both": math.nan}
     place = {a: i for i, a in enumerate(bench.attributes)}
-    terms = []                                                      # of the sum: a law and its axes, by turns
+    terms = []     # of the sum: a law and its axes, by turns
     for carried in filter(None, bench.carries.values()):
         terms += [joint_law(bench, carried).numpy(), [place[a] for a in carried]]
     return {**single, "both": float(np.einsum(*terms, [], optimize=True))}
@@ -426,7 +455,7 @@ def coherence_figures(ds: xr.Dataset) -> list[Figure]:
         for attribute in not_carried(ds, given): figures += open_figures(given, attribute)
     if view_by_view(ds): figures += pair_figures(ds)
     everything = {"given": "nothing", "attribute": attributes_of(ds)}
-    figures.append(Figure("nothing → view: left to the decoder", "coherence", "decoder_entropy", "nats", at=everything,
-                          total="attribute", real=0.0))
+    figures.append(Figure("nothing → view: left to the decoder", "coherence", "decoder_entropy", "nats",
+                          at=everything, total="attribute", real=0.0))
     figures.append(Figure("ambiguous draws of the prior", "coherence", "prior_ambiguous", counted=True))
     return figures

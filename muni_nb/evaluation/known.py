@@ -79,9 +79,10 @@ class KnownJudge:
 
 # %% ../../nbs/evaluation/00_known.ipynb #a388304a
 class KnownModel(LatentModel):
-    """A latent model of a `known_benchmark` that `says` some attributes and, blurred by `private`, the crop of view0.
+    """A latent model of a `known_benchmark` that says some attributes, and perhaps the crop of view0.
 
-    `noise`: standard deviation of the codes; `joint`: attributes not given are drawn into the latent. Nothing is learned."""
+    `says`: the attributes; `private`: by how much the crop is blurred. `noise`: standard deviation of the
+    codes; `joint`: attributes not given are drawn into the latent. Nothing is learned."""
     guided = VIEWS
 
     def __init__(
@@ -93,8 +94,13 @@ class KnownModel(LatentModel):
         noise: float = 0.05,
     ):
         nn.Module.__init__(self)
-        self.specs, self.names, self.carries = bench.specs, list(bench.specs), bench.carries
-        self.says, self.private, self.joint, self.noise = tuple(says), private, joint, noise
+        self.specs = bench.specs
+        self.names = list(bench.specs)
+        self.carries = bench.carries
+        self.says = tuple(says)
+        self.private = private
+        self.joint = joint
+        self.noise = noise
         self.prior_codes, _ = self._codes({}, 1, joint=True)
 
     @property
@@ -143,11 +149,11 @@ class KnownModel(LatentModel):
         flat = Posterior(logweight, self.prior_codes.double(), logvar)
         absent = torch.distributions.Normal(0.0, self.private or self.noise).log_prob(z[:, 14:]).sum(1)
         if self.private is None: return flat.log_prob(z[:, :14]) + absent
-        share = 1 - 1 / len(self.names)                                     # of the leave-one-out sets that hold view0
-        far = (z[:, 14:] - 2.5).abs()                                       # by symmetry: the difference of two small tails
+        share = 1 - 1 / len(self.names)     # of the leave-one-out sets that hold view0
+        far = (z[:, 14:] - 2.5).abs()       # by symmetry: the difference of two small tails
         high, low = (torch.special.log_ndtr((edge - far) / self.private) for edge in (0.5, -0.5))
-        told = (high + (-(low - high).exp()).log1p()).sum(1)
-        return flat.log_prob(z[:, :14]) + torch.logaddexp(math.log(share) + told, math.log1p(-share) + absent)
+        present = (high + (-(low - high).exp()).log1p()).sum(1)
+        return flat.log_prob(z[:, :14]) + torch.logaddexp(math.log(share) + present, math.log1p(-share) + absent)
 
     def rate(self, given: Mapping[str, Tensor], draws: int = 64) -> tuple[Tensor, Tensor]:
         """KL(posterior || prior) in nats [B], and by how much that is too high [B]: zero.
@@ -163,14 +169,15 @@ class KnownModel(LatentModel):
     def prior_sample(self, n: int) -> Tensor:
         "n latents [n, 16] from the aggregate of leave-one-out posteriors."
         codes = self.prior_codes[0, torch.randint(self.prior_codes.shape[1], (n,))]
-        told = (torch.rand(n, 1) >= 1 / len(self.names)) & (self.private is not None)
-        crop = torch.where(told, 2 + torch.rand(n, 2), 0.0)
+        present = (torch.rand(n, 1) >= 1 / len(self.names)) & (self.private is not None)
+        crop = torch.where(present, 2 + torch.rand(n, 2), 0.0)
         scale = torch.tensor([self.noise] * 14 + [self.private or self.noise] * 2)
         return torch.cat([codes, crop], 1) + scale * torch.randn(n, 16)
 
     def infer(self, given: Mapping[str, Tensor], n: int = 1, present: None = None) -> Tensor:
         "n latents for each row of `given`, adjacent: [B * n, 16]; from the prior if nothing is given."
-        if present is not None: raise ValueError("a known model is given the same modalities in every row: leave out `present`")
+        if present is not None:
+            raise ValueError("a known model is given the same modalities in every row: leave out `present`")
         if not given: return self.prior_sample(n)
         posterior = self.posterior(given)
         posterior = posterior[torch.arange(len(posterior)).repeat_interleave(n)]
@@ -180,7 +187,8 @@ class KnownModel(LatentModel):
         """Loss [B] of decoding x given z [B, 16]; 0 `told`: given nothing.
 
         Nats of a label, infinite if z says another; of a view 5 for each nat of the attributes left open."""
-        blocks, open_ = self._blocks(z), {}
+        blocks = self._blocks(z)
+        open_ = {}
         for a, block in blocks.items():
             said = (block.amax(1) > 0.5) & (told > 0)
             open_[a] = torch.where(said, 0.0, math.log(ATTRIBUTES[a]))
@@ -199,7 +207,8 @@ class KnownModel(LatentModel):
         blocks = self._blocks(z)
         drawn = {}
         for k in want:
-            shown, spec = {}, self.specs[k]
+            shown = {}
+            spec = self.specs[k]
             for a, n in ATTRIBUTES.items():
                 chance = torch.randint(n, (len(z),))
                 shown[a] = torch.where(blocks[a].amax(1) > 0.5, blocks[a].argmax(1), chance)

@@ -36,7 +36,7 @@ class Probes(nn.Module):
         self.bias = nn.Parameter(torch.zeros(probes, 1, classes))
 
     def forward(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):             # the judge is the same whatever surrounds it
+        with torch.autocast(z.device.type, enabled=False):     # the judge is the same whatever surrounds it
             h = torch.baddbmm(self.bend, (z.float() - self.centre) / self.scale, self.up).relu()
             return torch.baddbmm(self.bias, h, self.down).log_softmax(-1)
 
@@ -103,9 +103,11 @@ def left_open(bench: Benchmark, given: Sequence[str]) -> dict[str, float]:
 def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset:
     """`nat_value` (view): loss of a flow decoder saved by a nat of the attributes; with standard error.
 
-    Told by all labels, over the same noise. Without labels told by all other views, which share nothing else with it: what
-    these do not say of the attributes is not saved. Views that are told of nothing that they carry are left out."""
-    labels, table = bench.labels, {}
+    Told by all labels, over the same noise. Without labels told by all other views, which share nothing else
+    with it: what these do not say of the attributes is not saved. Views that are told of nothing that they
+    carry are left out."""
+    labels = bench.labels
+    table = {}
     z = model.infer({k: rows.values[k] for k in labels}) if labels else None
     for name in model.guided:
         tellers = labels or [k for k in bench.specs if k != name]
@@ -116,10 +118,10 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
         saved = []
         for seed in torch.randint(2**31, (draws,)).tolist():
             losses = []
-            for told in (0.0, 1.0):
+            for conditioned in (0.0, 1.0):
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
-                    losses.append(model.decoder_loss(z, name, x, told=told).double())
+                    losses.append(model.decoder_loss(z, name, x, conditioned=conditioned).double())
             saved.append((losses[0] - losses[1]) / bench.entropy(carried))
         each = torch.stack(saved).mean(0)
         table[name] = each.mean().item(), (each.std() / len(each) ** 0.5).item()
@@ -132,14 +134,16 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
     }, coords={"view": list(table)})
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #348ad7a7
-AMBIGUOUS = 0.9   # a latent is ambiguous if its most likely combination of attributes has a lower probability than this
+AMBIGUOUS = 0.9     # a latent is ambiguous if its most likely combination of attributes is less probable
 
 
 @torch.no_grad()
 def latents(model, rows: Rows, sets: Sequence[tuple[str, ...]], n: int = 1) -> Tensor:
-    "n draws a row from its posterior, adjacent, by given set, float32 [sets, N * n, D]; rows are encoded once."
-    held, draw = model.encoded(rows.values), model.draw
-    return torch.stack([draw(held.only(given), n).float() for given in sets])
+    """n draws a row from its posterior, adjacent, by given set, float32 [sets, N * n, D].
+
+    Rows are encoded once."""
+    held = model.encoded(rows.values)
+    return torch.stack([model.draw(held.only(given), n).float() for given in sets])
 
 
 def true_values(bench: Benchmark, rows: Rows, device: torch.device, n: int = 1) -> dict[str, Tensor]:
@@ -152,22 +156,24 @@ def true_values(bench: Benchmark, rows: Rows, device: torch.device, n: int = 1) 
 def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, steps: int = 400) -> xr.Dataset:
     """Probe and label-decoder cross-entropies (nats) and label accuracy for every given set, on test rows.
 
-    Probes learn from the first `rows` train rows (with a truth their availability is not asked; else from complete ones, and
-    all is of complete test rows). They take `steps` steps. `draws` of the prior are probed for ambiguity.
-    Of a model with private latents probes read what its posterior speaks of, `model.shared` columns; its label decoders
-    read all."""
-    sets, names = every_subset(bench), list(bench.specs)
-    train, test = bench.complete(bench.train, rows), bench.complete(bench.test)
+    Probes learn from the first `rows` train rows (with a truth their availability is not asked; else from
+    complete ones, and all is of complete test rows). They take `steps` steps. `draws` of the prior are probed
+    for ambiguity. Of a model with private latents probes read what its posterior speaks of, `model.shared`
+    columns; its label decoders read all."""
+    sets = every_subset(bench)
+    names = list(bench.specs)
+    train = bench.complete(bench.train, rows)
+    test = bench.complete(bench.test)
     heads = {**bench.attributes, "both": bench.cells}
     shared = slice(model.shared)
-    times = 3                                                       # probes must not learn the noise
+    times = 3     # probes must not learn the noise
     seen = latents(model, train, sets, n=times)[..., shared]
     whole = latents(model, test, sets)
-    told = true_values(bench, train, model.device, times)
+    target = true_values(bench, train, model.device, times)
     label = true_values(bench, test, model.device)
     but_one = [sets.index(tuple(k for k in names if k != name)) for name in names]
 
-    laws = torch.zeros(2, len(sets), dtype=torch.float64)           # of the sets that each of the two probes sees
+    laws = torch.zeros(2, len(sets), dtype=torch.float64)     # of the sets that each of the two probes sees
     laws[0, but_one] = 1.0
     laws[1] = torch.tensor([1 / math.comb(len(names), len(g)) for g in sets])
 
@@ -177,7 +183,7 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
 
     seen = with_random_sets(seen)
     z = with_random_sets(whole[..., shared])
-    probes = {a: fit_probes(seen, told[a], classes, steps) for a, classes in heads.items()}
+    probes = {a: fit_probes(seen, target[a], classes, steps) for a, classes in heads.items()}
     found = [cross_entropy(probe(z), label[a]) for a, probe in probes.items()]
     entropy, error = (torch.stack(part, 1).cpu().numpy() for part in zip(*found))
     floor = np.array([list(left_open(bench, g).values()) for g in sets])
@@ -207,8 +213,9 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
 # %% ../../nbs/evaluation/03_predictivity.ipynb #baee156b
 @torch.no_grad()
 def label_targets(model, bench: Benchmark, rows: Rows, z: Tensor, sets: Sequence[tuple[str, ...]]) -> xr.Dataset:
-    "`label_accuracy` and `label_cross_entropy` of the model's own label decoders on latents z [sets, N, D] of `rows`."
-    labels, flat = bench.labels, z.flatten(0, 1)
+    "`label_accuracy` and `label_cross_entropy` of the model's own label decoders on latents z [sets, N, D]."
+    labels = bench.labels
+    flat = z.flatten(0, 1)
     drawn = model.decode(flat, labels)
     true = {k: rows.values[k].to(z.device) for k in labels}
     hits, nats = [], []
@@ -218,22 +225,23 @@ def label_targets(model, bench: Benchmark, rows: Rows, z: Tensor, sets: Sequence
         hits.append(hit.double().mean(1))
         nats.append(loss.double().mean(1))
     axes = ("given", "label")
-    told = lambda units, long_name: {"units": units, "n": len(rows), "long_name": long_name}
+    attrs = lambda units, long_name: {"units": units, "n": len(rows), "long_name": long_name}
     return xr.Dataset({
-        "label_accuracy": (axes, torch.stack(hits, 1).cpu().numpy(), told(
+        "label_accuracy": (axes, torch.stack(hits, 1).cpu().numpy(), attrs(
             "fraction", "labels drawn by their decoder that are true")),
-        "label_cross_entropy": (axes, torch.stack(nats, 1).cpu().numpy(), told(
+        "label_cross_entropy": (axes, torch.stack(nats, 1).cpu().numpy(), attrs(
             "nats", "cross-entropy of the label decoder")),
     }, coords={"given": [route_name(g) for g in sets], "label": labels})
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #d81711b5
 def label_figures(ds: xr.Dataset) -> list[Figure]:
     "What views show of the labels given."
-    views, labels = views_of(ds), labels_of(ds)
-    told = [(label, label) for label in labels] + ([(route(ds, labels), "both")] if len(labels) > 1 else [])
+    labels = labels_of(ds)
+    routes = [(label, label) for label in labels]     # given, attribute
+    if len(labels) > 1: routes.append((route(ds, labels), "both"))
     figures = []
-    for given, attribute in told:
-        at = {"given": given, "want": views, "attribute": attribute}
+    for given, attribute in routes:
+        at = {"given": given, "want": views_of(ds), "attribute": attribute}
         figures.append(Figure(f"{given} → view: {attribute}", "predictivity", "accuracy", at=at,
                               chance="accuracy_chance", real="accuracy_real", counted=True))
     return figures
@@ -241,7 +249,8 @@ def label_figures(ds: xr.Dataset) -> list[Figure]:
 
 def number_figures(ds: xr.Dataset) -> list[Figure]:
     "What views that are alike show of each other, by the number of those given."
-    views, figures = views_of(ds), []
+    views = views_of(ds)
+    figures = []
     for number, attribute in product(range(1, len(views)), with_both(ds)):
         at = {"given": drawn_from(ds, views, number), "want": views, "attribute": attribute}
         name = f"{number} given → missing view: {attribute}"
@@ -251,12 +260,16 @@ def number_figures(ds: xr.Dataset) -> list[Figure]:
 
 
 def factor_figures(ds: xr.Dataset) -> list[Figure]:
-    "What modalities that differ show of each other: each attribute, all they are told, and whether it can be read."
-    views, figures = views_of(ds), []
+    """What modalities that differ show of each other.
+
+    Each attribute, all that is given, and whether it can be read."""
+    views = views_of(ds)
+    figures = []
     for number in range(len(views)):
         for given, want in product(drawn_from(ds, views, number), views):
             if ds.given_mask.sel(given=given, modality=want): continue
-            at, arrow = {"given": given, "want": want}, f"{given} → {want}"
+            at = {"given": given, "want": want}
+            arrow = f"{given} → {want}"
             for attribute in attributes_of(ds):
                 figures.append(Figure(f"{arrow}: {attribute}", "predictivity", "accuracy",
                                       at=at | {"attribute": attribute},

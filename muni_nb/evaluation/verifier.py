@@ -10,11 +10,11 @@ __all__ = ['Judge', 'SHIPPED', 'Verifier', 'Exact', 'carried', 'exact_readers', 
 # %% ../../nbs/evaluation/01_verifier.ipynb #cb7f19f0
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
@@ -28,7 +28,9 @@ from ..training.progress import progress_bar
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #e279318c
 class Verifier(nn.Module):
-    "Prepared values [B, ...] -> logits of every attribute; one network for all modalities of the kind and shape of `spec`."
+    """Prepared values [B, ...] to logits of every attribute.
+
+    One network for all modalities of the kind and shape of `spec`."""
 
     def __init__(self, spec: Spec, attributes: Mapping[str, int], width: int = 48, features: int = 256):
         super().__init__()
@@ -46,7 +48,7 @@ class Verifier(nn.Module):
     @torch.no_grad()
     def read(self, x: Tensor, chunk: int = 1000) -> dict[str, Tensor]:
         "What the values [B, ...] show: the most likely value [B] of every attribute."
-        with torch.autocast(x.device.type, enabled=False):             # the judge is the same whatever surrounds it
+        with torch.autocast(x.device.type, enabled=False):     # the judge is the same whatever surrounds it
             parts = [{k: v.argmax(1) for k, v in self(part).items()} for part in x.split(chunk)]
         return {k: torch.cat([p[k] for p in parts]) for k in self.heads}
 
@@ -71,23 +73,38 @@ def exact_readers(bench: Benchmark) -> dict[str, Exact]:
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #d9c2d6d4
 def augment(x: Tensor, reach: float = 1 / 16) -> Tensor:
-    "Pictures [B, C, H, W] shifted by up to `reach` of their width (edges repeated) and stretched in contrast and colour by up to 20 percent."
+    """Pictures [B, C, H, W], shifted and stretched in contrast and colour.
+
+    Shifted by up to `reach` of their width (edges repeated), stretched by up to 20 percent."""
     channels, *sides = x.shape[1:]
     pad = round(reach * sides[1])
     padded = F.pad(x, (pad,) * 4, mode="replicate")
     at = torch.randint(2 * pad + 1, (len(x), 2))
     y, column = (at[:, i, None] + torch.arange(side) for i, side in enumerate(sides))
-    moved = padded[torch.arange(len(x))[:, None, None], :, y[:, :, None], column[:, None]].permute(0, 3, 1, 2)
-    return (moved * (0.8 + 0.4 * torch.rand(len(x), channels, 1, 1))).clamp(-1, 1)
+    row = torch.arange(len(x))[:, None, None]
+    moved = padded[row, :, y[:, :, None], column[:, None]].permute(0, 3, 1, 2)
+    stretch = 0.8 + 0.4 * torch.rand(len(x), channels, 1, 1)
+    return (moved * stretch).clamp(-1, 1)
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #a9fdf88d
-def train_verifier(bench: Benchmark, names: Sequence[str], steps: int = 2400, batch_size: int = 128, lr: float = 3e-3, seed: int = 0, width: int = 48,
-                   rows: int = 20_000, precision: str = "auto", progress: bool = True) -> Verifier:
-    """A verifier of the modalities `names`, alike in kind and shape, for the attributes that they carry.
+def train_verifier(
+    bench: Benchmark,
+    names: Sequence[str],        # modalities alike in kind and shape
+    steps: int = 2400,
+    batch_size: int = 128,
+    lr: float = 3e-3,
+    seed: int = 0,
+    width: int = 48,
+    rows: int = 20_000,          # of the benchmark's lessons
+    precision: str = "auto",     # see nets.precision
+    progress: bool = True,
+) -> Verifier:
+    """A verifier of the modalities `names` for the attributes that they carry.
 
-    It learns from the benchmark's train rows or, where the benchmark has `lessons`, from `rows` of these: of each modality
-    from those in which it is observed and its attributes known. `precision`: see nets.precision."""
-    spec, table = bench.specs[names[0]], bench.lessons(rows) if bench.lessons else bench.train
+    It learns from the benchmark's train rows or, where the benchmark has `lessons`, from `rows` of these: of
+    each modality from those in which it is observed and its attributes known."""
+    spec = bench.specs[names[0]]
+    table = bench.lessons(rows) if bench.lessons else bench.train
     number = [torch.arange(len(table))[bench.observed(table, [name], bench.carries[name])] for name in names]
     most = max(map(len, number))
     blur = augment if spec.kind == "image" else lambda x: x
@@ -98,13 +115,18 @@ def train_verifier(bench: Benchmark, names: Sequence[str], steps: int = 2400, ba
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
         for step in progress_bar("judge", steps, range(steps), shown=progress):
             seed_step(seed, step + 1)
-            place, view = torch.randint(most, (batch_size,)), torch.randint(len(names), (batch_size,))
+            place = torch.randint(most, (batch_size,))
+            view = torch.randint(len(names), (batch_size,))
             row = torch.stack([number[v][p % len(number[v])] for p, v in zip(place, view)])
             x = torch.stack([table.values[names[v]][r] for r, v in zip(row.tolist(), view.tolist())])
             with autocast(precision):
                 logits = verifier(blur(spec.prepare(x)))
-            loss = sum(F.cross_entropy(v.float(), table.attributes[k][row], label_smoothing=0.02) for k, v in logits.items())
-            optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
+            truth = {k: table.attributes[k][row] for k in logits}
+            loss = sum(F.cross_entropy(v.float(), truth[k], label_smoothing=0.02) for k, v in logits.items())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
     return verifier.eval()
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #14d10918
@@ -125,13 +147,15 @@ def unlearnable(bench: Benchmark, name: str) -> str:
 
 @torch.no_grad()
 def unread(bench: Benchmark, name: str, rows: int = 1000, width: int = 48) -> Verifier | Exact:
-    "What stands for the verifier of a modality that shows no attribute: it reads nothing, but has features if its kind has."
+    """What stands for the verifier of a modality that shows no attribute.
+
+    It reads nothing, but has features if its kind has."""
     spec = bench.specs[name]
     if unreadable(spec): return Exact(lambda x: {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         verifier = Verifier(spec, {}, width)
-        if len(spec.shape) == 1: verifier.trunk = nn.Identity()          # a vector is its own features
+        if len(spec.shape) == 1: verifier.trunk = nn.Identity()     # a vector is its own features
         for norm in verifier.modules():
             if isinstance(norm, nn.modules.batchnorm._BatchNorm): norm.momentum = None     # of all rows alike
         seen = torch.arange(len(bench.train))[bench.observed(bench.train, [name])][:rows]
@@ -141,16 +165,26 @@ def unread(bench: Benchmark, name: str, rows: int = 1000, width: int = 48) -> Ve
 # %% ../../nbs/evaluation/01_verifier.ipynb #821aa0b3
 @torch.no_grad()
 def verifier_error(judge: Judge, bench: Benchmark, rows: Rows) -> xr.Dataset:
-    "`verifier_accuracy` (fraction) and `verifier_cross_entropy` (nats) on real rows, by view that has a verifier and attribute."
+    """`verifier_accuracy` (fraction) and `verifier_cross_entropy` (nats) on real rows.
+
+    By view that has a verifier, and attribute."""
     views = [k for k in bench.views if bench.carries[k] and not isinstance(judge[k], Exact)]
     if not views: return xr.Dataset()
-    read = {k: [judge[k](part) for part in bench.specs[k].prepare(rows.values[k]).split(1000)] for k in views}
-    logits = {(k, a): torch.cat([part[a] for part in read[k]]) for k in views for a in bench.carries[k]}
-    table = lambda f: (("view", "attribute"), [[f(logits[k, a], rows.attributes[a]) if (k, a) in logits else math.nan for a in bench.attributes] for k in views])
+    attributes = list(bench.attributes)
+    accuracy, nats = np.full((2, len(views), len(attributes)), np.nan)
+    for i, k in enumerate(views):
+        read = [judge[k](part) for part in bench.specs[k].prepare(rows.values[k]).split(1000)]
+        for a in bench.carries[k]:
+            logits = torch.cat([part[a] for part in read])
+            truth = rows.attributes[a]
+            accuracy[i, attributes.index(a)] = (logits.argmax(1) == truth).float().mean().item()
+            nats[i, attributes.index(a)] = F.cross_entropy(logits, truth).item()
+    axes = ("view", "attribute")
+    said = lambda what, units: {"units": units, "long_name": f"verifier {what} on real rows", "n": len(rows)}
     return xr.Dataset({
-        "verifier_accuracy": (*table(lambda l, y: (l.argmax(1) == y).float().mean().item()), {"units": "fraction", "long_name": "verifier accuracy on real rows", "n": len(rows)}),
-        "verifier_cross_entropy": (*table(lambda l, y: F.cross_entropy(l, y).item()), {"units": "nats", "long_name": "verifier cross-entropy on real rows", "n": len(rows)}),
-    }, coords={"view": views, "attribute": list(bench.attributes)})
+        "verifier_accuracy": (axes, accuracy, said("accuracy", "fraction")),
+        "verifier_cross_entropy": (axes, nats, said("cross-entropy", "nats")),
+    }, coords={"view": views, "attribute": attributes})
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #48459162
 def learns_from(bench: Benchmark) -> dict:
@@ -178,7 +212,9 @@ def write_judge(path: Path, who: dict, state: Mapping[str, Tensor]) -> None:
 
 
 def read_judge(path: Path, who: dict) -> dict[str, Tensor]:
-    "The state of `write_judge`; ValueError if the file holds another judge, or weights that are not those written."
+    """The state of `write_judge`.
+
+    ValueError if the file holds another judge, or weights that are not those written."""
     state, note = read_state(path)
     same = json.dumps(note.get("who"), sort_keys=True) == json.dumps(who, sort_keys=True)
     if same and note.get("sha256") == checksum(state): return state
@@ -186,11 +222,12 @@ def read_judge(path: Path, who: dict) -> dict[str, Tensor]:
     remedy = "install the package again" if path.parent == SHIPPED else "delete it, and it is trained anew"
     raise ValueError(f"{path} cannot be used, {fault}: {remedy}")
 
-
+# %% ../../nbs/evaluation/01_verifier.ipynb #a99f48ff
 def cached(folder: str | Path | None, who: dict, train: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The state of the judge that `who` determines: from the package or from `folder` if it is there, else what `train` returns.
+    """The state of the judge that `who` determines.
 
-    What was trained is written to `folder` under a hash of `who` (None: not written)."""
+    From the package or from `folder` if it is there, else what `train` returns. What was trained is written
+    to `folder` under a hash of `who` (None: not written)."""
     name = f"{hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
     if (SHIPPED / name).exists(): return read_judge(SHIPPED / name, who)
     if folder is None: return train()
@@ -199,19 +236,29 @@ def cached(folder: str | Path | None, who: dict, train: Callable[[], dict[str, T
     return read_judge(path, who)
 
 
-def judge_for(bench: Benchmark, folder: str | Path | None = "results/verifiers", progress: bool = True, **training) -> Judge:
-    """A reader for every modality; verifiers come from the package or from `folder` if they are there, else they are trained and written.
+def judge_for(
+    bench: Benchmark,
+    folder: str | Path | None = "results/verifiers",     # None: verifiers are not written
+    progress: bool = True,
+    **training,                                          # see `train_verifier`
+) -> Judge:
+    """A reader for every modality.
 
-    `folder` None: not written. `training`: see `train_verifier`. Modalities of which nothing can be read have `unread`."""
-    judge, alike = exact_readers(bench), {}
+    Verifiers come from the package or from `folder` if they are there, else they are trained and written.
+    Modalities of which nothing can be read have `unread`."""
+    judge = exact_readers(bench)
+    alike = {}
     for name in bench.views:
         if name in judge: continue
         spec, shown = bench.specs[name], bench.carries[name]
         if unlearnable(bench, name): judge[name] = unread(bench, name)
         else: alike.setdefault((spec.kind, spec.shape, shown), []).append(name)
     for names in alike.values():
-        who = {"bench": learns_from(bench), "training": training, "version": 2} | ({"reads": names} if len(alike) > 1 else {})
-        verifier = Verifier(bench.specs[names[0]], carried(bench, names[0]), **{k: v for k, v in training.items() if k == "width"})
-        verifier.load_state_dict(cached(folder, who, lambda: train_verifier(bench, names, progress=progress, **training).state_dict()))
+        who = {"bench": learns_from(bench), "training": training, "version": 2}
+        if len(alike) > 1: who["reads"] = names
+        width = {k: v for k, v in training.items() if k == "width"}
+        verifier = Verifier(bench.specs[names[0]], carried(bench, names[0]), **width)
+        train = lambda: train_verifier(bench, names, progress=progress, **training).state_dict()
+        verifier.load_state_dict(cached(folder, who, train))
         judge |= dict.fromkeys(names, verifier.eval())
     return judge

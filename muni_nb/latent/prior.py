@@ -92,27 +92,27 @@ class FlowPrior(nn.Module):
     def __init__(
         self,
         dim: int,                 # D, of the latent
-        net: nn.Module,           # z_s and a condition [B, D + told], waves of the time [B, 2 WAVES]
+        net: nn.Module,           # z_s and a condition [B, D + conditioning], waves of the time [B, 2 WAVES]
                                   # -> [B, D]; 0 at first
         max_logsnr: float = 7.0,  # of the floor: its variance is exp(-max_logsnr)
-        told: int = 0,            # width of a condition, see `velocity`; 0: none
+        conditioning: int = 0,    # width of a condition, see `velocity`; 0: none
     ):
         super().__init__()
         self.dim = dim
         self.max_logsnr = max_logsnr
-        self.told = told
+        self.conditioning = conditioning
         self.s_max = 1 / (1 + math.exp(-max_logsnr / 2))  # 2 ln(s / (1 - s)) = max_logsnr
         self.correction = net     # of the velocity of a standard normal latent
 
-    def velocity(self, z_s: Tensor, s: Tensor, told: Tensor | None = None) -> Tensor:
+    def velocity(self, z_s: Tensor, s: Tensor, condition: Tensor | None = None) -> Tensor:
         """The predicted velocity [B, D] at z_s [B, D] and times s [B] in [0, s_max].
 
-        Under a condition `told` [B, told]: zeros, and None, say nothing."""
-        if self.told and told is None: told = z_s.new_zeros(len(z_s), self.told)
+        Under a `condition` [B, conditioning]: zeros, and None, say nothing."""
+        if self.conditioning and condition is None: condition = z_s.new_zeros(len(z_s), self.conditioning)
         time = ((2 * torch.logit(s) - MIN_LOGSNR) / (self.max_logsnr - MIN_LOGSNR)).clamp(0, 1)
         with torch.autocast(z_s.device.type, enabled=False):
-            reads = torch.cat([z_s, told], 1) if self.told else z_s
-            correction = self.correction(reads, waves(time))
+            known = torch.cat([z_s, condition], 1) if self.conditioning else z_s
+            correction = self.correction(known, waves(time))
         s = s[:, None]
         return (2 * s - 1) / (s**2 + (1 - s) ** 2) * z_s + correction
 
@@ -131,7 +131,7 @@ class FlowPrior(nn.Module):
         "Nats [B] by which a mixture's `rate` exceeds its own, see `mixture_gap`."
         return mixture_gap(self.floored(posterior), draws)
 
-    def loss(self, z: Tensor, draws: int = 1, told: Tensor | None = None) -> Tensor:
+    def loss(self, z: Tensor, draws: int = 1, condition: Tensor | None = None) -> Tensor:
         """Flow-matching loss [B] of clean latents z [B, D] as encoded (not floored), under a condition.
 
         Squared error summed over D, s uniform."""
@@ -139,7 +139,7 @@ class FlowPrior(nn.Module):
         for _ in range(draws):
             s = self.s_max * uniform_time(len(z), z.device)
             noise = torch.randn_like(z)
-            miss = self.velocity(path(z, noise, s), s, told) - velocity_target(z, noise)
+            miss = self.velocity(path(z, noise, s), s, condition) - velocity_target(z, noise)
             total = total + miss.square().sum(1)
         return total / draws
 
@@ -150,12 +150,12 @@ class FlowPrior(nn.Module):
         steps: int = 50,             # MUNI samples with 50 Euler steps (stated)
         solver: str = "euler",
         power: float = 1.0,          # of the times, see `latent.flow.solver_times`
-        told: Tensor | None = None,  # [n, told], conditions
+        condition: Tensor | None = None,  # [n, conditioning]
     ) -> Tensor:                     # [n, D]
-        "n latents at the floor, on the scale decoders read, under conditions `told`."
+        "n latents at the floor, on the scale decoders read, under a `condition` each."
         start = torch.randn(n, self.dim, device=next(self.parameters()).device)
         times = solver_times(steps, self.s_max, power, start.device)
-        velocity = lambda z_s, s: self.velocity(z_s, s, told)
+        velocity = lambda z_s, s: self.velocity(z_s, s, condition)
         return SOLVERS[solver](velocity, start, times) / self.s_max
 
 # %% ../../nbs/latent/03_prior.ipynb #66d3787d

@@ -6,19 +6,17 @@
 __all__ = ['Latents', 'LatentModel', 'Part', 'ramped', 'Given', 'revived']
 
 # %% ../../nbs/models/00_base.ipynb #f3a88026
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data.spec import Rows, Spec
+from ..files import FileError, read_tensors, read_values, unreadable, write_tensors, write_values
+from ..gate import path_of, place
 from ..latent.flow import SOLVERS
 from ..latent.subsets import pick_one
 from ..nets.build import KINDS, Sizes, decoder_for, decoder_groups
@@ -296,17 +294,9 @@ def config(self: LatentModel) -> dict:
 @patch
 def save(self: LatentModel, folder: str | Path) -> Path:
     "Write `model.safetensors` and `config.json` into `folder` (made if missing)."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.contiguous() for k, v in self.state_dict().items()}
-    parts = {
-        "model.safetensors": lambda path: save_file(state, path),
-        "config.json": lambda path: path.write_text(json.dumps(self.config(), indent=1)),
-    }
-    for name, write in parts.items():
-        temporary = folder / f"{name}.{os.getpid()}.tmp"
-        write(temporary)
-        os.replace(temporary, folder / name)       # a reader sees the old file or the new one
+    folder = place(folder)
+    write_tensors(folder / "model.safetensors", self.state_dict())
+    write_values(folder / "config.json", self.config())
     return folder
 
 # %% ../../nbs/models/00_base.ipynb #e77f2564
@@ -327,15 +317,21 @@ def from_config(cls: LatentModel, config: Mapping) -> LatentModel:
 # %% ../../nbs/models/00_base.ipynb #5794c068
 @patch(cls_method=True)
 def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentModel:
-    "The model saved in `folder`; ValueError if `save` did not write it."
-    folder = Path(folder)
+    "The model saved in `folder`; FileError if `save` did not write it, or it is damaged."
+    folder = path_of(folder, "folder")
     missing = [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]
-    if missing: raise ValueError(f"{folder} is not a saved model: {' and '.join(missing)} missing")
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("model") != cls.__name__:
-        raise ValueError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
-    model = cls.from_config(config)
-    try: model.load_state_dict(load_file(folder / "model.safetensors"))
-    except SafetensorError as error:
-        raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}): copy it again") from error
+    if missing: raise FileError(f"{folder} is not a saved model: {' and '.join(missing)} missing")
+    file = folder / "config.json"
+    config = read_values(file, "configuration", "copy it again")
+    if config.get("model") != cls.__name__: raise FileError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
+    try: model = cls.from_config(config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        remedy = "update muni_nb if a newer one wrote it, else copy it again"
+        raise unreadable(file, "configuration", f"{type(error).__name__}: {error}", remedy) from error
+    file = folder / "model.safetensors"
+    tensors, _ = read_tensors(file, "model", "copy it again")
+    try: model.load_state_dict(tensors)
+    except RuntimeError as error:
+        why = "its tensors are not those of the configuration beside it"
+        raise unreadable(file, "model", why, "copy both again") from error
     return model.to(device, memory_format=torch.channels_last)

@@ -41,7 +41,7 @@ class ConditionalMUNI(MUNI):
         super().__init__(specs, routes, sizes, max_logsnr, encoder_lr, latents)
         self.stage = stage
         self.stages = {stage: self.stage_lr} if stage < 1 else {}
-        self.prior = prior_for(sizes, max_logsnr, told=2 * sizes.latent + 1)
+        self.prior = prior_for(sizes, max_logsnr, conditioning=2 * sizes.latent + 1)
 
     def arguments(self) -> dict:
         return {**super().arguments(), "stage": self.stage}
@@ -62,7 +62,7 @@ class ConditionalMUNI(MUNI):
         prior = self.prior_terms(mean, logvar, available.repeat(4, 1))["prior"]
         return {"prior": prior, "loss": prior}
 
-    def told(self, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
+    def condition(self, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
         """The condition [B, 2 D + 1] of what is `given` [B, M]; zeros for nothing.
 
         By the experts [B, M, D]: mean and standard deviations of the product of those that are given, and a
@@ -85,8 +85,8 @@ class ConditionalMUNI(MUNI):
         noise = torch.randn_like(mean[rows, 0])
         pick = torch.rand(int(rows.sum()), device=rows.device)
         draw = posterior.sample(noise, pick)
-        condition = self.told(mean[rows], logvar[rows], size_uniform(available[rows]))
-        conditional = self.prior.loss(draw, draws=2, told=condition).mean()
+        condition = self.condition(mean[rows], logvar[rows], size_uniform(available[rows]))
+        conditional = self.prior.loss(draw, draws=2, condition=condition).mean()
         return {**routed, "prior": routed["prior"] + conditional}
 
     @torch.no_grad()
@@ -100,5 +100,5 @@ class ConditionalMUNI(MUNI):
 
         From the flow conditional on what is given; posterior draws are what `draw` returns."""
         experts = self.encoded(given, present)
-        condition = self.told(experts.mean, experts.logvar, experts.mask).repeat_interleave(n, 0)
-        return self.prior.sample(len(condition), **asdict(self.latents), told=condition)
+        condition = self.condition(experts.mean, experts.logvar, experts.mask).repeat_interleave(n, 0)
+        return self.prior.sample(len(condition), **asdict(self.latents), condition=condition)

@@ -30,13 +30,15 @@ class AudioEncoder(ImageEncoder):
 
 
 class AudioDecoder(ImageDecoder):
-    "Conditional flow `p(x | z)` of log-mels [B, mels, frames] of about unit variance; `options` are those of `ImageDecoder`."
+    """Conditional flow `p(x | z)` of log-mels [B, mels, frames] of about unit variance.
+
+    `options` are those of `ImageDecoder`."""
 
     def __init__(self, shape: Sequence[int], latent: int, **options):
         super().__init__((1, *shape), latent, variance=1.0, limit=math.inf, **options)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor, told: float | None = None) -> Tensor:
-        return super().loss(x[:, None], z, member, told)
+    def loss(self, x: Tensor, z: Tensor, member: Tensor, conditioned: float | None = None) -> Tensor:
+        return super().loss(x[:, None], z, member, conditioned)
 
     def sample(self, z: Tensor, member: Tensor, **options) -> Tensor:
         return super().sample(z, member, **options)[:, 0]
@@ -64,14 +66,18 @@ class AudioSizes(KindSizes):
 
 class AudioKind(Kind):
     "Standardised log-mel spectrograms [B, mels, frames], floats of about unit variance."
-    name, form, sizes = "audio", "(mels, frames)", AudioSizes
+    name = "audio"
+    form = "(mels, frames)"
+    sizes = AudioSizes
 
     def fits(self, spec) -> bool: return len(spec.shape) == 2 and spec.classes is None
 
     def prepare(self, x: Tensor, spec) -> Tensor:
         "To float32; ValueError, naming the modality, on a wrong type, on NaN and on infinity."
-        if not x.is_floating_point(): raise ValueError(f"{spec.name}: want a standardised log-mel as floats, got {x.dtype}")
-        if not x.isfinite().all(): raise ValueError(f"{spec.name}: want finite values; take the logarithm of power plus a small constant")
+        if not x.is_floating_point():
+            raise ValueError(f"{spec.name}: want a standardised log-mel as floats, got {x.dtype}")
+        if not x.isfinite().all():
+            raise ValueError(f"{spec.name}: want finite values; take the logarithm of power plus a small constant")
         return x.float()
 
     def encoder(self, spec, sizes: AudioSizes, latent: int) -> nn.Module:
@@ -83,7 +89,9 @@ class AudioKind(Kind):
 
     def likelihood(self, spec, sizes: AudioSizes, latent: int, law: str = "laplace", scale: float = 0.75,
                    net: nn.Module | None = None) -> nn.Module:
-        net = net or nn.Sequential(upward_net((1, *spec.shape), latent, sizes.mean), nn.Flatten(1, 2))   # without the one channel
+        if net is None:
+            picture = upward_net((1, *spec.shape), latent, sizes.mean)
+            net = nn.Sequential(picture, nn.Flatten(1, 2))     # without the one channel
         return MeanDecoder(net, law, scale, limit=math.inf)
 
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
@@ -104,19 +112,25 @@ AUDIO = AudioKind()
 # %% ../../nbs/nets/06_audio.ipynb #4292f9ca
 @torch.no_grad()
 def listen(power: Tensor, mel, iterations: int = 32, seed: int = 0) -> Tensor:
-    """Waveforms float32 [B, frames * hop] whose mel power is about `power` [B, mels, frames] (negative values count as 0), at the rate of `mel`.
+    """Waveforms float32 [B, frames * hop] whose mel power is about `power` [B, mels, frames].
 
-    `mel`: the torchaudio `MelSpectrogram` that makes such power from waveforms. The same input and seed give the same waveform, and torch's
-    generator is left as it was. ValueError for another number of bands."""
+    Negative values count as 0. `mel`: the torchaudio `MelSpectrogram` that makes such power from waveforms,
+    whose rate they have. The same input and seed give the same waveform, and torch's generator is left as it
+    was. ValueError for another number of bands."""
     from torchaudio.functional import griffinlim      # only who listens needs it
     bank = mel.mel_scale.fb.T                         # [mels, frequencies]
-    if power.shape[-2] != len(bank): raise ValueError(f"want power [B, {len(bank)}, frames] as `mel` makes it, got {list(power.shape)}")
-    power, samples = power.to(bank.dtype).clamp(min=0), power.shape[-1] * mel.hop_length
+    if power.shape[-2] != len(bank):
+        raise ValueError(f"want power [B, {len(bank)}, frames] as `mel` makes it, got {list(power.shape)}")
+    samples = power.shape[-1] * mel.hop_length
+    power = power.to(bank.dtype).clamp(min=0)
     power = torch.cat([power, power[..., -1:]], -1)   # frames are centred: that many samples have one more
-    spectrum, tiny = bank.T @ power, torch.finfo(bank.dtype).tiny
+    spectrum = bank.T @ power
+    tiny = torch.finfo(bank.dtype).tiny
     for _ in range(iterations):
         spectrum = spectrum * (bank.T @ (power / (bank @ spectrum + tiny))) / (bank.sum(0)[:, None] + tiny)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wave = griffinlim(spectrum, mel.spectrogram.window, mel.n_fft, mel.hop_length, mel.win_length, mel.power, iterations, 0.99, samples, True)
+        wave = griffinlim(
+            spectrum, mel.spectrogram.window, mel.n_fft, mel.hop_length, mel.win_length, mel.power,
+            n_iter=iterations, momentum=0.99, length=samples, rand_init=True)
     return wave.float()

@@ -38,7 +38,9 @@ class Activation(nn.Module):
 
 # %% ../../nbs/nets/00_blocks.ipynb #a19d8ded
 class FiLM(nn.Module):
-    "Normalise `h` [B, C, H, W], scale and shift it by the condition `c` [B, cond], apply SiLU; float32 throughout."
+    """Normalise `h` [B, C, H, W], scale and shift it by the condition `c` [B, cond], apply SiLU.
+
+    In float32 throughout."""
 
     def __init__(self, channels: int, cond: int, groups: int = 8):
         super().__init__()
@@ -98,18 +100,23 @@ class SkipMLP(nn.Module):
     def __init__(self, inputs: int, outputs: int, width: int):
         super().__init__()
         self.line = nn.Linear(inputs, outputs)
-        self.bend = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.LayerNorm(width),
-                                  nn.SiLU(), zero_init(nn.Linear(width, outputs)))
+        self.bend = nn.Sequential(
+            nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU(),
+            nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(),
+            zero_init(nn.Linear(width, outputs)))
 
     def forward(self, x: Tensor) -> Tensor: return self.line(x) + self.bend(x)
 
 # %% ../../nbs/nets/00_blocks.ipynb #42793eb4
 class ExpertHead(nn.Module):
-    "Features [B, F] -> mean, log-variance [B, latent] of a diagonal Gaussian expert; `logvar` is where the log-variance starts."
+    """Features [B, F] -> mean, log-variance [B, latent] of a diagonal Gaussian expert.
+
+    `logvar` is where the log-variance starts."""
 
     def __init__(self, features: int, latent: int, logvar: float = -3.0):
         super().__init__()
-        self.mean, self.logvar = nn.Linear(features, latent), zero_init(nn.Linear(features, latent))
+        self.mean = nn.Linear(features, latent)
+        self.logvar = zero_init(nn.Linear(features, latent))
         nn.init.constant_(self.logvar.bias, logvar)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:

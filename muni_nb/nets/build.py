@@ -29,7 +29,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGE, CATEGORY, TEXT, AU
 
 @dataclass(frozen=True)
 class Spec:
-    "A modality as data sees it: its kind, the shape of one value, and of how many classes (a category) or tokens (a text) it is."
+    "A modality as data sees it: its kind, the shape of one value, and how many classes or tokens there are."
     name: str
     kind: str                     # a key of KINDS
     shape: tuple[int, ...] = ()   # image: (C, H, W); category: (); text: (L,); audio: (mels, frames); vector: (F,)
@@ -41,9 +41,11 @@ class Spec:
             raise ValueError(f"{self}: want one of: {want}")
 
     def prepare(self, x) -> Tensor:
-        """Network input `[B, *shape]` of raw values, see the kind: pictures, sounds and vectors to float32, labels and captions to int64.
+        """Network input `[B, *shape]` of raw values.
 
-        Raises ValueError, naming the modality, on a wrong shape, type or range, on NaN, on a label or token id out of range."""
+        See the kind: pictures, sounds and vectors to float32, labels and captions to int64. Raises
+        ValueError, naming the modality, on a wrong shape, type or range, on NaN, on a label or token id out
+        of range."""
         x = torch.as_tensor(x)
         if x.dim() != 1 + len(self.shape) or x.shape[1:] != self.shape:
             shape = ", ".join(map(str, ("B", *self.shape)))
@@ -60,26 +62,33 @@ class Sizes:
     kinds: Mapping[str, KindSizes] = None
 
     def __init__(self, latent: int = 32, prior: int = 192, prior_depth: int = 3, **of_kinds):
-        "`of_kinds`: a field of a kind's sizes after the kind's name, such as `image_decoder`. ValueError for a name that is none."
-        told: dict[str, dict] = {name: {} for name in KINDS}
+        """`of_kinds`: a field of a kind's sizes after the kind's name, such as `image_decoder`.
+
+        ValueError for a name that is none."""
+        given: dict[str, dict] = {name: {} for name in KINDS}
         known = self.names()
         for name, value in of_kinds.items():
-            if name not in known: raise ValueError(f"unknown size {name!r}{nearest(name, ['latent', 'prior', 'prior_depth', *known])}")
+            if name not in known:
+                remedy = nearest(name, ["latent", "prior", "prior_depth", *known])
+                raise ValueError(f"unknown size {name!r}{remedy}")
             kind, field = known[name]
-            told[kind][field] = tuple(value) if isinstance(value, list) else value
-        kinds = {name: kind.sizes(**told[name]) for name, kind in KINDS.items()}
+            given[kind][field] = tuple(value) if isinstance(value, list) else value
+        kinds = {name: kind.sizes(**given[name]) for name, kind in KINDS.items()}
         for name, value in {"latent": latent, "prior": prior, "prior_depth": prior_depth, "kinds": kinds}.items():
             object.__setattr__(self, name, value)
 
     @staticmethod
     def names() -> dict[str, tuple[str, str]]:
         "{joined name: (kind, field)} of the sizes of all kinds."
-        return {f"{kind.name}_{field.name}": (kind.name, field.name) for kind in KINDS.values() for field in fields(kind.sizes)}
+        named = [(kind.name, field.name) for kind in KINDS.values() for field in fields(kind.sizes)]
+        return {f"{kind}_{field}": (kind, field) for kind, field in named}
 
     def values(self) -> dict:
         "All sizes by name."
-        own = {"latent": self.latent, "prior": self.prior, "prior_depth": self.prior_depth}
-        return own | {f"{name}_{field}": value for name, sizes in self.kinds.items() for field, value in asdict(sizes).items()}
+        found = {"latent": self.latent, "prior": self.prior, "prior_depth": self.prior_depth}
+        for name, sizes in self.kinds.items():
+            found |= {f"{name}_{field}": value for field, value in asdict(sizes).items()}
+        return found
 
     def changed(self) -> dict:
         "The sizes that are not at their default, by name."
@@ -93,8 +102,11 @@ class Sizes:
     @classmethod
     def preset(cls, how: str, *arguments, **own) -> "Sizes":
         "What the sizes of every kind have as `how`, and `own` sizes of no kind."
-        chosen = {name: asdict(getattr(kind.sizes, how)(*arguments)) for name, kind in KINDS.items()}
-        return cls(**own, **{f"{name}_{field}": value for name, sizes in chosen.items() for field, value in sizes.items()})
+        chosen = {}
+        for name, kind in KINDS.items():
+            sizes = getattr(kind.sizes, how)(*arguments)
+            chosen |= {f"{name}_{field}": value for field, value in asdict(sizes).items()}
+        return cls(**own, **chosen)
 
     @classmethod
     def cpu(cls, size: int) -> "Sizes":
@@ -116,18 +128,24 @@ class Sizes:
 
 # %% ../../nbs/nets/08_build.ipynb #77082be3
 def encoder_for(spec: Spec, sizes: Sizes) -> nn.Module:
-    "The encoder of one modality: values [B, ...] -> mean, log-variance [B, latent]. Never shared between modalities."
+    """The encoder of one modality: values [B, ...] -> mean, log-variance [B, latent].
+
+    Never shared between modalities."""
     return KINDS[spec.kind].encoder(spec, sizes.kinds[spec.kind], sizes.latent)
 
 
 def decoder_for(specs: Sequence[Spec], sizes: Sizes) -> nn.Module:
-    "The decoder of a group: `loss(x, z, member) -> [B]` and `sample(z, member) -> x`, where `member` indexes `specs`."
+    """The decoder of a group: `loss(x, z, member) -> [B]` and `sample(z, member) -> x`.
+
+    `member` indexes `specs`."""
     kind = specs[0].kind
     return KINDS[kind].decoder(list(specs), sizes.kinds[kind], sizes.latent)
 
 
 def likelihood_for(spec: Spec, sizes: Sizes, law: str = "laplace", scale: float = 0.75) -> nn.Module:
-    "As `decoder_for`, for one modality, and its loss is -log p(x | z) in nats; `law` and `scale`: of a `MeanDecoder`."
+    """As `decoder_for`, for one modality, and its loss is -log p(x | z) in nats.
+
+    `law` and `scale`: of a `MeanDecoder`."""
     return KINDS[spec.kind].likelihood(spec, sizes.kinds[spec.kind], sizes.latent, law, scale)
 
 
@@ -138,14 +156,16 @@ def autoencoder_for(spec: Spec, sizes: Sizes, code: int, width: int) -> tuple[nn
     return KINDS[spec.kind].autoencoder(spec, sizes.kinds[spec.kind], code, width)
 
 # %% ../../nbs/nets/08_build.ipynb #5ff00a27
-def prior_for(sizes: Sizes, max_logsnr: float, told: int = 0) -> FlowPrior:
-    "The flow prior over the latent; `max_logsnr`: of its noise floor; `told`: width of a condition."
-    net = TimedMLP(sizes.latent + told, sizes.latent, sizes.prior, sizes.prior_depth, features=2 * WAVES)
-    return FlowPrior(sizes.latent, net, max_logsnr, told)
+def prior_for(sizes: Sizes, max_logsnr: float, conditioning: int = 0) -> FlowPrior:
+    "The flow prior over the latent; `max_logsnr`: of its noise floor; `conditioning`: width of a condition."
+    net = TimedMLP(sizes.latent + conditioning, sizes.latent, sizes.prior, sizes.prior_depth, features=2 * WAVES)
+    return FlowPrior(sizes.latent, net, max_logsnr, conditioning)
 
 
 def decoder_groups(specs: Mapping[str, Spec]) -> dict[str, list[str]]:
-    "Which modalities share a decoder: pictures of one shape, as published; others have their own. Keyed by the joined names."
+    """Which modalities share a decoder: pictures of one shape, as published; others have their own.
+
+    Keyed by the joined names."""
     groups: dict[object, list[str]] = {}
     for name, spec in specs.items():
         groups.setdefault(spec.shape if KINDS[spec.kind].shared else name, []).append(name)

@@ -17,56 +17,83 @@ from .blocks import time_features
 
 # %% ../../nbs/nets/02_decoders.ipynb #fae83b41
 class FlowDecoder(nn.Module):
-    """Conditional flow `p(x | z)` of values of one `shape`, told by `member` [B] (int64) which of a group's modalities it draws.
+    """Conditional flow `p(x | z)` of values of one `shape`.
 
-    `variance`: of the values, about; `limit`: what no value exceeds; `time`: mean of the logit of the times that are trained,
-    below 0 towards noise. *Stated*: flow decoder, logit-normal times, guidance; the rest *inferred*."""
+    `member` [B] (int64) says which of a group's modalities it draws. `variance`: of the values, about;
+    `limit`: what no value exceeds; `time`: mean of the logit of the times that are trained, below 0 towards
+    noise. *Stated*: flow decoder, logit-normal times, guidance; the rest *inferred*."""
     guided = True    # can be told nothing
     lr_scale = 4.0   # trains best at a higher learning rate than encoders do, see training.fit
 
-    def __init__(self, shape: Sequence[int], latent: int, members: int = 1, *, cond: int = 128, drop: float = 0.1,
-                 variance: float = 1.0, limit: float = math.inf, time: float = 0.0):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latent: int,
+        members: int = 1,
+        *,
+        cond: int = 128,            # width of the condition
+        drop: float = 0.1,          # of the rows that do not see z while it learns
+        variance: float = 1.0,
+        limit: float = math.inf,
+        time: float = 0.0,
+    ):
         super().__init__()
-        self.shape, self.drop, self.variance, self.limit, self.when = tuple(shape), drop, variance, limit, time
+        self.shape = tuple(shape)
+        self.drop = drop
+        self.variance = variance
+        self.limit = limit
+        self.when = time
         self.time = nn.Sequential(nn.Linear(64, cond), nn.SiLU(), nn.Linear(cond, cond))
-        self.latent, self.member = nn.Linear(latent, cond), nn.Embedding(members, cond)
-        self.null = nn.Parameter(torch.zeros(cond))                   # stands for "no z"
+        self.latent = nn.Linear(latent, cond)
+        self.member = nn.Embedding(members, cond)
+        self.null = nn.Parameter(torch.zeros(cond))     # stands for "no z"
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(cond, cond), nn.SiLU())
 
     def remainder(self, x: Tensor, condition: Tensor) -> Tensor:
-        "What the best linear velocity lacks, at unit scale, for `x` [B, *shape] of unit variance under a `condition` [B, cond]."
+        """What the best linear velocity lacks, at unit scale.
+
+        For `x` [B, *shape] of unit variance under a `condition` [B, cond]."""
         raise NotImplementedError
 
     def velocity(self, x: Tensor, t: Tensor, z: Tensor, member: Tensor, keep: Tensor) -> Tensor:
         "Velocity [B, *shape] at `x`, time `t` [B]; rows where `keep` [B] is False do not see `z` [B, latent]."
-        told = torch.where(keep[:, None], self.latent(z).float(), self.null)
-        condition = self.mix(self.time(time_features(t, 64)) + told + self.member(member))
+        of_z = torch.where(keep[:, None], self.latent(z).float(), self.null)
+        condition = self.mix(self.time(time_features(t, 64)) + of_z + self.member(member))
         t = t.view(-1, *[1] * len(self.shape))
-        spread = t**2 * self.variance + (1 - t) ** 2                  # variance of x_t
+        spread = t**2 * self.variance + (1 - t) ** 2     # variance of x_t
         linear = (t * self.variance - (1 - t)) / spread * x
         return linear + (self.variance / spread).sqrt() * self.remainder(x / spread.sqrt(), condition)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor, told: float | None = None) -> Tensor:
+    def loss(self, x: Tensor, z: Tensor, member: Tensor, conditioned: float | None = None) -> Tensor:
         """Flow-matching loss [B] of `x` given `z`: velocity error summed over values, one time a row.
 
-        A fraction `told` of the rows sees `z`, all but `drop` of them if it is None."""
-        noise, t = torch.randn_like(x), logit_normal_time(len(x), self.when, device=x.device)
-        keep = torch.rand(len(x), device=x.device) >= (self.drop if told is None else 1 - told)
+        A fraction `conditioned` of the rows sees `z`, all but `drop` of them if it is None."""
+        noise = torch.randn_like(x)
+        t = logit_normal_time(len(x), self.when, device=x.device)
+        keep = torch.rand(len(x), device=x.device) >= (self.drop if conditioned is None else 1 - conditioned)
         error = self.velocity(path(x, noise, t), t, z, member, keep) - velocity_target(x, noise)
         return error.square().flatten(1).sum(1)
 
     @torch.no_grad()
-    def sample(self, z: Tensor, member: Tensor, steps: int = 12, guidance: float = 1.5, solver: str = "euler") -> Tensor:
-        "Values [B, *shape] drawn from `p(x | z)`, clamped to +-limit; `guidance` 1 is the plain conditional flow."
+    def sample(
+        self,
+        z: Tensor,
+        member: Tensor,
+        steps: int = 12,
+        guidance: float = 1.5,     # 1 is the plain conditional flow
+        solver: str = "euler",     # of SOLVERS
+    ) -> Tensor:
+        "Values [B, *shape] drawn from `p(x | z)`, clamped to +-limit."
         if steps < 1 or guidance < 0 or solver not in SOLVERS:
-            raise ValueError(f"want steps >= 1, guidance >= 0 and a solver of {', '.join(SOLVERS)}; got {steps}, {guidance}, {solver!r}")
+            want = f"want steps >= 1, guidance >= 0 and a solver of {', '.join(SOLVERS)}"
+            raise ValueError(f"{want}; got {steps}, {guidance}, {solver!r}")
         yes = torch.ones(len(z), dtype=torch.bool, device=z.device)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             if guidance == 1: return self.velocity(x, t, z, member, yes)
             both = self.velocity(*(torch.cat([a, a]) for a in (x, t, z, member)), torch.cat([yes, ~yes]))
-            told, untold = both.chunk(2)
-            return untold + guidance * (told - untold)
+            conditional, unconditional = both.chunk(2)
+            return unconditional + guidance * (conditional - unconditional)
 
         noise = torch.randn(len(z), *self.shape, device=z.device)
         times = torch.linspace(0, 1, steps + 1, device=z.device)
@@ -97,7 +124,9 @@ class MeanDecoder(nn.Module):
 
     @torch.no_grad()
     def sample(self, z: Tensor, member: Tensor, noise: bool = False, steps=None, guidance=None, solver=None) -> Tensor:
-        "The means [B, ...], clamped to +-limit; with `noise`, draws. The options of flow decoders are accepted and do not apply."
+        """The means [B, ...], clamped to +-limit; with `noise`, draws.
+
+        The options of flow decoders are accepted and do not apply."""
         x = self.mean(z)
         law = {"laplace": torch.distributions.Laplace, "normal": torch.distributions.Normal}[self.law]
         return (law(x, self.scale).sample() if noise else x).clamp(-self.limit, self.limit)

@@ -28,48 +28,62 @@ class MeanMax(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    "Picture [B, C, H, W], sides of at least 4, -> mean, log-variance [B, latent] of its expert; `pool`: whatever the place."
+    """Picture [B, C, H, W], sides of at least 4, -> mean, log-variance [B, latent] of its expert.
+
+    `pool`: whatever the place."""
 
     def __init__(self, shape: Sequence[int], latent: int, widths: Sequence[int] = (32, 64, 96), pool: bool = False):
         super().__init__()
         channels, *sides = shape
         halvings = min(sides).bit_length() - (3 if pool else 2)       # the shorter side -> 4 to 7, or 2 to 4
-        if halvings < 1: raise ValueError(f"want sides from {8 if pool else 4} on, got shape {tuple(shape)}: pad or resize")
+        if halvings < 1:
+            raise ValueError(f"want sides from {8 if pool else 4} on, got shape {tuple(shape)}: pad or resize")
         cells = 2 if pool else math.prod(math.ceil(side / 2**halvings) for side in sides)
         widths = [widths[min(i, len(widths) - 1)] for i in range(halvings)]
         layers = []
         for fan_in, fan_out in zip([channels, *widths], widths):
             layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), Activation(fan_out),
                        nn.Conv2d(fan_out, fan_out, 3, padding=1), Activation(fan_out)]
-        self.trunk = nn.Sequential(*layers, MeanMax() if pool else nn.Flatten(), nn.Linear(cells * widths[-1], 2 * widths[-1]), nn.SiLU())
-        self.head = ExpertHead(2 * widths[-1], latent)
+        whole = MeanMax() if pool else nn.Flatten()
+        features = 2 * widths[-1]
+        self.trunk = nn.Sequential(*layers, whole, nn.Linear(cells * widths[-1], features), nn.SiLU())
+        self.head = ExpertHead(features, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(self.trunk(x))
 
 # %% ../../nbs/nets/03_image.ipynb #4088e0dd
 class UNet(nn.Module):
-    "Picture [B, C, H, W], any sides, and condition [B, cond] -> [B, C, H, W]; `widths` are the channels of the levels, finest first."
+    """Picture [B, C, H, W], any sides, and condition [B, cond] -> [B, C, H, W].
+
+    `widths` are the channels of the levels, finest first."""
 
     def __init__(self, channels: int, cond: int, widths: Sequence[int] = (64, 128), depth: int = 1, patch: int = 2):
         super().__init__()
-        self.patch, self.multiple = patch, patch * 2 ** (len(widths) - 1)   # sides are padded to multiples of that
+        self.patch = patch
+        self.multiple = patch * 2 ** (len(widths) - 1)     # sides are padded to multiples of that
         self.canvas = nn.Linear(cond, 8 * 8 * widths[0])
         self.inlet = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
-        self.down, self.up, self.halve = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.halve = nn.ModuleList()
+        level = lambda fan_in, width: nn.ModuleList(
+            ResBlock(fan_in if i == 0 else width, width, cond) for i in range(depth))
         for fan_in, width in zip([widths[0], *widths], widths):
-            self.down.append(nn.ModuleList(ResBlock(fan_in if i == 0 else width, width, cond) for i in range(depth)))
+            self.down.append(level(fan_in, width))
             self.halve.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
-        self.halve[-1] = nn.Identity()                                # the coarsest level is not halved
-        for below, width in zip([0, *widths[:0:-1]], widths[::-1]):   # coarsest first; each takes the level below and its skip
-            self.up.append(nn.ModuleList(ResBlock(below + width if i == 0 else width, width, cond) for i in range(depth)))
+        self.halve[-1] = nn.Identity()     # the coarsest level is not halved
+        for below, width in zip([0, *widths[:0:-1]], widths[::-1]):     # coarsest first
+            self.up.append(level(below + width, width))                 # takes the level below and its skip
         self.film = FiLM(widths[0], cond)
         self.outlet = zero_init(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        if height % self.multiple or width % self.multiple: x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
-        h, skips = self.inlet(F.pixel_unshuffle(x, self.patch)), []
+        if height % self.multiple or width % self.multiple:
+            x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        skips = []
+        h = self.inlet(F.pixel_unshuffle(x, self.patch))
         h = h + F.interpolate(self.canvas(c).unflatten(1, (-1, 8, 8)), size=h.shape[-2:])
         for blocks, halve in zip(self.down, self.halve):
             for block in blocks: h = block(h, c)
@@ -86,7 +100,9 @@ PIXEL_VARIANCE = 0.4   # of pixels in [-1, 1], about; a scale, not a fit
 
 
 class ImageDecoder(FlowDecoder):
-    "Conditional flow `p(x | z)` of pictures of one `shape` (C, H, W), values in [-1, 1]; `unet`: options of the U-Net."
+    """Conditional flow `p(x | z)` of pictures of one `shape` (C, H, W), values in [-1, 1].
+
+    `unet`: options of the U-Net."""
 
     def __init__(self, shape: Sequence[int], latent: int, members: int = 1, *, cond: int = 128, drop: float = 0.1,
                  variance: float = PIXEL_VARIANCE, limit: float = 1.0, time: float = 0.0, **unet):
@@ -107,16 +123,19 @@ class Crop(nn.Module):
 
 
 def upward_net(shape: Sequence[int], latent: int, widths: Sequence[int] = (128, 96, 64)) -> nn.Module:
-    "z [B, latent] -> picture [B, C, H, W] by convolutions; `widths` are the channels from a grid upward whose shorter side is 4 to 8."
+    """z [B, latent] -> picture [B, C, H, W] by convolutions.
+
+    `widths` are the channels from a grid upward whose shorter side is 4 to 8."""
     channels, *sides = shape
     doublings = min(sides).bit_length() - 3
     grid = [math.ceil(side / 2**doublings) for side in sides]
     widths = [widths[min(i, len(widths) - 1)] for i in range(doublings + 1)]
     layers = [nn.Linear(latent, math.prod(grid) * widths[0]), nn.Unflatten(1, (widths[0], *grid))]
     for fan_in, fan_out in zip(widths, widths[1:]):
-        layers += [Activation(fan_in), nn.Conv2d(fan_in, fan_in, 3, padding=1), Activation(fan_in), nn.Upsample(scale_factor=2),
-                   nn.Conv2d(fan_in, fan_out, 3, padding=1)]
-    return nn.Sequential(*layers, Activation(widths[-1]), nn.Conv2d(widths[-1], channels, 3, padding=1), Crop(*sides))
+        layers += [Activation(fan_in), nn.Conv2d(fan_in, fan_in, 3, padding=1), Activation(fan_in),
+                   nn.Upsample(scale_factor=2), nn.Conv2d(fan_in, fan_out, 3, padding=1)]
+    layers += [Activation(widths[-1]), nn.Conv2d(widths[-1], channels, 3, padding=1), Crop(*sides)]
+    return nn.Sequential(*layers)
 
 # %% ../../nbs/nets/03_image.ipynb #36b1013c
 class PictureTrunk(nn.Sequential):
@@ -128,13 +147,20 @@ class PictureTrunk(nn.Sequential):
 
 
 def picture_trunk(shape: Sequence[int], width: int, features: int) -> nn.Module:
-    "Prepared pictures [B, C, H, W] or [B, H, W] -> features [B, features]. ValueError for sides below 8."
+    """Prepared pictures [B, C, H, W] or [B, H, W] -> features [B, features].
+
+    ValueError for sides below 8."""
     *channels, height, across = shape
-    if min(height, across) < 8: raise ValueError(f"want sides from 8 on to read, got shape {tuple(shape)}: pad or resize")
-    layers, fan_in, halvings = [], math.prod(channels), 3 + max(0, min(height, across).bit_length() - 5)
+    if min(height, across) < 8:
+        raise ValueError(f"want sides from 8 on to read, got shape {tuple(shape)}: pad or resize")
+    halvings = 3 + max(0, min(height, across).bit_length() - 5)
+    fan_in = math.prod(channels)
+    layers = []
     for fan_out in (width, 2 * width, *[4 * width] * (halvings - 2)):
-        layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU(),
-                   nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU(), nn.MaxPool2d(2)]
+        for before in (fan_in, fan_out):
+            convolution = nn.Conv2d(before, fan_out, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(fan_out), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
         fan_in = fan_out
     cells = (height >> halvings) * (across >> halvings)
     return PictureTrunk(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(fan_in * cells, features), nn.ReLU())
@@ -153,9 +179,13 @@ class PadTo(nn.Module):
 
 
 def patch_tokens(name: str, shape: Sequence[int], width: int, patches: int) -> tuple[nn.Module, tuple[int, int]]:
-    "A map from pictures [B, C, H, W] to tokens [B, width, rows, columns], and (rows, columns). ValueError if there are fewer pixels than patches."
+    """A map from pictures [B, C, H, W] to tokens [B, width, rows, columns], and (rows, columns).
+
+    ValueError if there are fewer pixels than patches."""
     channels, *sides = shape
-    if patches > min(sides): raise ValueError(f"{name}: {patches} patches are more than the shorter side of shape {tuple(shape)} has pixels: choose fewer")
+    if patches > min(sides):
+        fault = f"{patches} patches are more than the shorter side of shape {tuple(shape)} has pixels"
+        raise ValueError(f"{name}: {fault}: choose fewer")
     side = math.ceil(min(sides) / patches)
     places = tuple(math.ceil(s / side) for s in sides)
     return nn.Sequential(PadTo(side), nn.PixelUnshuffle(side), nn.Conv2d(channels * side**2, width, 1)), places
@@ -187,15 +217,18 @@ class ImageSizes(KindSizes):
         "For 64x64 pictures on a GPU: NCSN++-like, base width 64 (stated; levels and depth inferred)."
         return cls(encoder=(64, 128, 128, 256), decoder=(64, 128, 256, 256), depth=2, cond=256, patch=1)
 
-
+# %% ../../nbs/nets/03_image.ipynb #67774da5
 def to_uint8(x: Tensor) -> Tensor:
     "Image values to uint8: floats in [-1, 1] (clamped, rounded) or uint8 as they are; any shape."
-    return x if x.dtype == torch.uint8 else ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    if x.dtype == torch.uint8: return x
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 class ImageKind(Kind):
     "Pictures [B, C, H, W]: uint8, or floats in [-1, 1]."
-    name, form, sizes = "image", "(C, H, W), 1 to 4 channels, sides from 4 on", ImageSizes
+    name = "image"
+    form = "(C, H, W), 1 to 4 channels, sides from 4 on"
+    sizes = ImageSizes
     shared = True      # as published: one denoiser for all views of one shape
 
     def fits(self, spec) -> bool:
@@ -204,7 +237,8 @@ class ImageKind(Kind):
     def prepare(self, x: Tensor, spec) -> Tensor:
         "Image values to float32 in [-1, 1]; ValueError, naming the modality, on wrong type or range and on NaN."
         if x.dtype == torch.uint8: return x.float() / 127.5 - 1
-        if not x.is_floating_point(): raise ValueError(f"{spec.name}: want uint8 in 0..255 or floats in [-1, 1], got {x.dtype}")
+        if not x.is_floating_point():
+            raise ValueError(f"{spec.name}: want uint8 in 0..255 or floats in [-1, 1], got {x.dtype}")
         if not (x.isfinite().all() and (x.abs() <= 1).all()):
             raise ValueError(f"{spec.name}: want finite values in [-1, 1]; clamp them, or pass uint8")
         return x.float()
@@ -215,8 +249,9 @@ class ImageKind(Kind):
         return ImageEncoder(spec.shape, latent, sizes.encoder, sizes.pool)
 
     def decoder(self, specs: list, sizes: ImageSizes, latent: int) -> nn.Module:
-        return ImageDecoder(specs[0].shape, latent, len(specs), cond=sizes.cond, widths=sizes.decoder, depth=sizes.depth,
-                            patch=sizes.patch, time=sizes.time)
+        return ImageDecoder(
+            specs[0].shape, latent, len(specs), cond=sizes.cond, widths=sizes.decoder, depth=sizes.depth,
+            patch=sizes.patch, time=sizes.time)
 
     def likelihood(self, spec, sizes: ImageSizes, latent: int, law: str = "laplace", scale: float = 0.75,
                    net: nn.Module | None = None) -> nn.Module:

@@ -39,7 +39,7 @@ class Kind:
     name: str                     # as it stands in a `Spec`
     form: str                     # the shape and classes that a `Spec` of it states, for messages
     sizes: type = KindSizes
-    discrete: bool = False        # values are numbers of classes: decoders have a likelihood, and `label_weight` applies
+    discrete: bool = False        # values are numbers of classes, decoders have a likelihood; see `label_weight`
     shared: bool = False          # one decoder serves all modalities of one shape
     is_label: bool = False        # a value states one attribute, and nothing else
     code: int = 128               # dimensions of MLD's code
@@ -66,12 +66,17 @@ class Kind:
 
     def likelihood(self, spec, sizes: KindSizes, latent: int, law: str = "laplace", scale: float = 0.75,
                    net: nn.Module | None = None) -> nn.Module:
-        "A decoder whose loss is in nats: of values with a `law` and `scale` about what `net` (one of its own if None) makes of z."
+        """A decoder whose loss is in nats.
+
+        Of values with a `law` and `scale` about what `net` (one of its own if None) makes of z."""
         return self.decoder([spec], sizes, latent)
 
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
-        "MUNITE's: a map from values [B, ...] to [B, width, *places], and the places; () for a single token. ValueError where there is none."
-        raise ValueError(f"{spec.name}: MUNITE cannot use kind {self.name!r}: give the kind `tokens`, or leave the modality out")
+        """MUNITE's: a map from values [B, ...] to [B, width, *places], and the places; () for a single token.
+
+        ValueError where there is none."""
+        remedy = "give the kind `tokens`, or leave the modality out"
+        raise ValueError(f"{spec.name}: MUNITE cannot use kind {self.name!r}: {remedy}")
 
     def autoencoder(self, spec, sizes: KindSizes, code: int, width: int) -> tuple[nn.Module, nn.Module]:
         "Values [B, ...] -> code [B, code], and a likelihood given the code; MLPs are `width` wide."
@@ -85,8 +90,11 @@ class Kind:
         return encoder, self.likelihood(spec, sizes, code, net=unfold)
 
     def trunk(self, spec, width: int, features: int) -> nn.Module:
-        "What a verifier begins with: prepared values [B, ...] -> features [B, features]. ValueError where only an exact reader will do."
-        raise ValueError(f"{spec.name}: no verifier reads kind {self.name!r}: give the benchmark a reader of its values (`reads`)")
+        """What a verifier begins with: prepared values [B, ...] -> features [B, features].
+
+        ValueError where only an exact reader will do."""
+        remedy = "give the benchmark a reader of its values (`reads`)"
+        raise ValueError(f"{spec.name}: no verifier reads kind {self.name!r}: {remedy}")
 
     def picture(self, x: Tensor) -> Tensor | None:
         "Values [N, ...] as pictures uint8 [N, 3, H, W], if they are shown so."

@@ -30,7 +30,9 @@ class LabelEncoder(nn.Module):
 
 # %% ../../nbs/nets/05_label.ipynb #024808fc
 class LabelDecoder(nn.Module):
-    "Categorical `p(x | z)` of a label: a two-layer head. `member` [B] is accepted, and idle, as a head serves one modality."
+    """Categorical `p(x | z)` of a label: a two-layer head.
+
+    `member` [B] is accepted, and idle, as a head serves one modality."""
 
     def __init__(self, classes: int, latent: int, width: int = 256):
         super().__init__()
@@ -67,18 +69,25 @@ class CategorySizes(KindSizes):
 
 class CategoryKind(Kind):
     "Labels [B], integers."
-    name, form, sizes = "category", "() and classes > 1", CategorySizes
-    discrete, is_label, code = True, True, 8
+    name = "category"
+    form = "() and classes > 1"
+    sizes = CategorySizes
+    discrete = True
+    is_label = True
+    code = 8
 
     def fits(self, spec) -> bool: return spec.shape == () and (spec.classes or 0) > 1
 
     def prepare(self, x: Tensor, spec) -> Tensor: return class_numbers(x, spec.name, spec.classes, "labels")
 
-    def encoder(self, spec, sizes: CategorySizes, latent: int) -> nn.Module: return LabelEncoder(spec.classes, latent, sizes.encoder)
+    def encoder(self, spec, sizes: CategorySizes, latent: int) -> nn.Module:
+        return LabelEncoder(spec.classes, latent, sizes.encoder)
 
-    def decoder(self, specs: list, sizes: CategorySizes, latent: int) -> nn.Module: return LabelDecoder(specs[0].classes, latent, sizes.decoder)
+    def decoder(self, specs: list, sizes: CategorySizes, latent: int) -> nn.Module:
+        return LabelDecoder(specs[0].classes, latent, sizes.decoder)
 
-    def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]: return nn.Embedding(spec.classes, width), ()
+    def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
+        return nn.Embedding(spec.classes, width), ()
 
 
 CATEGORY = CategoryKind()

@@ -46,15 +46,18 @@ def seconds_of_product(
 @lru_cache
 def _warn_of_emulation() -> None:
     slower = seconds_of_product(torch.bfloat16) / seconds_of_product(torch.float32)
-    warnings.warn(f"bfloat16 was asked for on a CPU without bfloat16 instructions: a matrix product takes {slower:.1f} times as long "
-                  "as in float32 here; precision=\"auto\" takes float32 on such machines", stacklevel=4)
+    warnings.warn("bfloat16 was asked for on a CPU without bfloat16 instructions: "
+                  f"a matrix product takes {slower:.1f} times as long as in float32 here; "
+                  "precision=\"auto\" takes float32 on such machines", stacklevel=4)
 
 
 def precision_in_force(
     precision: str,                        # one of PRECISIONS
     device: torch.device | str = "cpu",
 ) -> str:                                  # "float32" or "bfloat16"
-    "What `precision` means on a device. ValueError if it is none; a warning, once, where bfloat16 is forced but emulated."
+    """What `precision` means on a device.
+
+    ValueError if it is none; a warning, once, where bfloat16 is forced but emulated."""
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     native = native_bfloat16(device)

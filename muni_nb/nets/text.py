@@ -20,7 +20,9 @@ PAD, BOS, UNK, EOS = range(4)   # token ids of every text: padding, begin, a wor
 
 # %% ../../nbs/nets/04_text.ipynb #f3ac8a23
 def up_to_end(x: Tensor) -> Tensor:
-    "Which tokens of `x` [B, L] belong to the caption, bool [B, L]: those up to and including the first EOS, or all if there is none."
+    """Which tokens of `x` [B, L] belong to the caption, bool [B, L].
+
+    Those up to and including the first EOS, or all if there is none."""
     end = (x == EOS).long()
     return end.cumsum(1) - end == 0
 
@@ -30,37 +32,54 @@ class TextEncoder(nn.Module):
 
     def __init__(self, classes: int, length: int, latent: int, width: int = 64, depth: int = 2, heads: int = 4):
         super().__init__()
-        self.word, self.place = nn.Embedding(classes, width), nn.Parameter(0.02 * torch.randn(length, width))
-        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation=F.gelu, batch_first=True,
-                                                               norm_first=True) for _ in range(depth))
-        self.norm, self.head = nn.LayerNorm(width), ExpertHead(width, latent)
+        self.word = nn.Embedding(classes, width)
+        self.place = nn.Parameter(0.02 * torch.randn(length, width))
+        options = dict(dropout=0.0, activation=F.gelu, batch_first=True, norm_first=True)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = ExpertHead(width, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        caption, h = up_to_end(x), self.word(x) + self.place
+        caption = up_to_end(x)
+        h = self.word(x) + self.place
         for block in self.blocks: h = block(h, src_key_padding_mask=~caption)
         h = torch.where(caption[..., None], h, 0.0).sum(1) / caption.sum(1, keepdim=True)
         return self.head(self.norm(h))
 
 # %% ../../nbs/nets/04_text.ipynb #d7e3234d
 class TextDecoder(nn.Module):
-    """Autoregressive `p(x | z)` of captions, token ids [B, length]: a causal transformer that reads z as `prefix` vectors before BOS, and to whose logits a linear function of z is added.
+    """Autoregressive `p(x | z)` of captions, token ids [B, length].
 
-    `member` [B] is accepted, and idle, as a decoder serves one modality."""
+    A causal transformer that reads z as `prefix` vectors before BOS, and to whose logits a linear function of
+    z is added. `member` [B] is accepted, and idle, as a decoder serves one modality."""
     lr_scale = 4.0   # trains best at a higher learning rate than encoders do, see training.fit
 
-    def __init__(self, classes: int, length: int, latent: int, width: int = 64, depth: int = 2, heads: int = 4, prefix: int = 3):
+    def __init__(
+        self,
+        classes: int,
+        length: int,
+        latent: int,
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        prefix: int = 3,
+    ):
         from transformers import GPT2Config, GPT2LMHeadModel   # takes seconds, and only texts need it
         super().__init__()
-        self.prefix = nn.Sequential(nn.Linear(latent, width), nn.Tanh(), nn.Linear(width, prefix * width), nn.Unflatten(1, (prefix, width)),
-                                    nn.LayerNorm(width))
+        self.prefix = nn.Sequential(
+            nn.Linear(latent, width), nn.Tanh(), nn.Linear(width, prefix * width),
+            nn.Unflatten(1, (prefix, width)), nn.LayerNorm(width))
         self.direct = nn.Linear(latent, classes, bias=False)
         # Eager attention: at this size twice as fast on a CPU. Tied weights could not be saved as safetensors.
         self.lm = GPT2LMHeadModel(GPT2Config(
-            vocab_size=classes, n_positions=prefix + length, n_embd=width, n_layer=depth, n_head=heads, initializer_range=width**-0.5,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False, attn_implementation="eager",
+            vocab_size=classes, n_positions=prefix + length, n_embd=width, n_layer=depth, n_head=heads,
+            initializer_range=width**-0.5, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            tie_word_embeddings=False, attn_implementation="eager",
             pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS))
         barred = torch.zeros(length, classes, dtype=torch.bool)   # tokens that cannot stand at a place
-        barred[:, [PAD, BOS]], barred[-1] = True, torch.arange(classes) != EOS
+        barred[:, [PAD, BOS]] = True
+        barred[-1] = torch.arange(classes) != EOS
         self.register_buffer("barred", barred, persistent=False)
 
     def begin(self, z: Tensor) -> Tensor:
@@ -69,23 +88,41 @@ class TextDecoder(nn.Module):
         return torch.cat([self.prefix(z), words[BOS].expand(len(z), 1, -1)], 1)
 
     def loss(self, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
-        "-log p(x | z) [B] in nats of captions `x` [B, length], exact: a sum over tokens after the first, up to EOS, the rest is not read; infinite without EOS, or with a special token among the words."
-        begin, target = self.begin(z), x[:, 1:].masked_fill(~up_to_end(x)[:, 1:], -100)
+        """-log p(x | z) [B] in nats of captions `x` [B, length], exact.
+
+        A sum over tokens after the first, up to EOS, the rest is not read; infinite without EOS, or with a
+        special token among the words."""
+        begin = self.begin(z)
+        target = x[:, 1:].masked_fill(~up_to_end(x)[:, 1:], -100)
         seen = torch.cat([begin, self.lm.get_input_embeddings()(x[:, 1:-1])], 1)
-        logits = (self.lm(inputs_embeds=seen, use_cache=False).logits[:, begin.shape[1] - 1:] + self.direct(z)[:, None]).float()
-        return F.cross_entropy(logits.masked_fill(self.barred[1:], -torch.inf).mT, target, ignore_index=-100, reduction="none").sum(1)
+        said = self.lm(inputs_embeds=seen, use_cache=False).logits[:, begin.shape[1] - 1:]
+        logits = (said + self.direct(z)[:, None]).float().masked_fill(self.barred[1:], -torch.inf)
+        return F.cross_entropy(logits.mT, target, ignore_index=-100, reduction="none").sum(1)
 
     @torch.no_grad()
-    def sample(self, z: Tensor, member: Tensor, temperature: float = 1.0, steps=None, guidance=None, solver=None) -> Tensor:
-        """Captions [B, length] drawn from `p(x | z)` token by token; `temperature` 0 takes the most likely token each time.
+    def sample(
+        self,
+        z: Tensor,
+        member: Tensor,
+        temperature: float = 1.0,     # 0 takes the most likely token each time
+        steps=None,                   # the solver options of flow decoders do not apply
+        guidance=None,
+        solver=None,
+    ) -> Tensor:
+        """Captions [B, length] drawn from `p(x | z)` token by token.
 
-        The solver options of flow decoders are accepted and do not apply. ValueError for a negative temperature."""
-        if temperature < 0: raise ValueError(f"temperature must be at least 0 (0: the most likely token each time), got {temperature!r}")
-        x, said = torch.full((len(z), len(self.barred)), PAD, device=z.device), self.lm(inputs_embeds=self.begin(z), use_cache=True)
-        x[:, 0], direct = BOS, self.direct(z)
+        ValueError for a negative temperature."""
+        if temperature < 0:
+            want = "temperature must be at least 0 (0: the most likely token each time)"
+            raise ValueError(f"{want}, got {temperature!r}")
+        x = torch.full((len(z), len(self.barred)), PAD, device=z.device)
+        x[:, 0] = BOS
+        said = self.lm(inputs_embeds=self.begin(z), use_cache=True)
+        direct = self.direct(z)
         for place in range(1, x.shape[1]):
             logits = (said.logits[:, -1] + direct).float().masked_fill(self.barred[place], -torch.inf)
-            token = torch.distributions.Categorical(logits=logits / temperature).sample() if temperature else logits.argmax(1)
+            if temperature: token = torch.distributions.Categorical(logits=logits / temperature).sample()
+            else: token = logits.argmax(1)
             x[:, place] = token.where(~(x == EOS).any(1), PAD)
             if (x == EOS).any(1).all(): break
             said = self.lm(token[:, None], past_key_values=said.past_key_values, use_cache=True)
@@ -103,10 +140,13 @@ class TextSizes(KindSizes):
     def tiny(cls) -> "TextSizes":
         return cls(encoder=16, decoder=16, depth=1)
 
-
+# %% ../../nbs/nets/04_text.ipynb #b35106a2
 def class_numbers(x: Tensor, name: str, classes: int, what: str) -> Tensor:
-    "Integers below `classes` as int64, any shape; ValueError, naming the modality and `what` they are, on a wrong type or range."
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool: raise ValueError(f"{name}: want integer {what}, got {x.dtype}")
+    """Integers below `classes` as int64, any shape.
+
+    ValueError, naming the modality and `what` they are, on a wrong type or range."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"{name}: want integer {what}, got {x.dtype}")
     if x.numel() and not (0 <= x.min() and x.max() < classes):
         raise ValueError(f"{name}: want {what} in 0..{classes - 1}, got {int(x.min())}..{int(x.max())}")
     return x.long()
@@ -119,8 +159,11 @@ class Turned(nn.Embedding):
 
 class TextKind(Kind):
     "Captions: token ids [B, L], of which 0 to 3 are PAD, BOS, UNK and EOS."
-    name, form, sizes = "text", "(L,) and classes > 4", TextSizes
-    discrete, code = True, 32
+    name = "text"
+    form = "(L,) and classes > 4"
+    sizes = TextSizes
+    discrete = True
+    code = 32
 
     def fits(self, spec) -> bool: return len(spec.shape) == 1 and (spec.classes or 0) > EOS + 1
 

@@ -23,7 +23,9 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, features: int, latent: int, width: int = 128):
         super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.trunk = nn.Sequential(
+            nn.Linear(features, width), nn.LayerNorm(width), nn.SiLU(),
+            nn.Linear(width, width), nn.SiLU())
         self.head = ExpertHead(width, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,13 +33,24 @@ class VectorEncoder(nn.Module):
 
 # %% ../../nbs/nets/07_vector.ipynb #50af01c3
 class VectorDecoder(FlowDecoder):
-    "Conditional flow `p(x | z)` of features [B, F] of about unit variance; `width` and `depth`: of its residual blocks."
+    "Conditional flow `p(x | z)` of features [B, F] of about unit variance."
 
-    def __init__(self, features: int, latent: int, members: int = 1, *, width: int = 256, depth: int = 2, cond: int = 128, time: float = 0.0):
+    def __init__(
+        self,
+        features: int,
+        latent: int,
+        members: int = 1,
+        *,
+        width: int = 256,      # of its residual blocks
+        depth: int = 2,        # their number
+        cond: int = 128,
+        time: float = 0.0,
+    ):
         super().__init__((features,), latent, members, cond=cond, time=time)
         self.first = nn.Linear(features, width)
         self.blocks = nn.ModuleList(TimedBlock(width, time=cond) for _ in range(depth))
-        self.norm, self.last = nn.LayerNorm(width), zero_init(nn.Linear(width, features))
+        self.norm = nn.LayerNorm(width)
+        self.last = zero_init(nn.Linear(width, features))
 
     def remainder(self, x: Tensor, condition: Tensor) -> Tensor:
         h = self.first(x)
@@ -66,21 +79,27 @@ class VectorSizes(KindSizes):
 
 class VectorKind(Kind):
     "Standardised features [B, F], floats of about unit variance."
-    name, form, sizes = "vector", "(F,)", VectorSizes
+    name = "vector"
+    form = "(F,)"
+    sizes = VectorSizes
 
     def fits(self, spec) -> bool: return len(spec.shape) == 1 and spec.shape[0] > 0 and spec.classes is None
 
     def prepare(self, x: Tensor, spec) -> Tensor:
         "To float32; ValueError, naming the modality, on a wrong type, on NaN and on infinity."
-        if not x.is_floating_point(): raise ValueError(f"{spec.name}: want standardised features as floats, got {x.dtype}")
-        if not x.isfinite().all(): raise ValueError(f"{spec.name}: want finite features; say what is missing by the row's availability")
+        if not x.is_floating_point():
+            raise ValueError(f"{spec.name}: want standardised features as floats, got {x.dtype}")
+        if not x.isfinite().all():
+            raise ValueError(f"{spec.name}: want finite features; say what is missing by the row's availability")
         return x.float()
 
     def encoder(self, spec, sizes: VectorSizes, latent: int) -> nn.Module:
         return VectorEncoder(*spec.shape, latent, sizes.encoder)
 
     def decoder(self, specs: list, sizes: VectorSizes, latent: int) -> nn.Module:
-        return VectorDecoder(*specs[0].shape, latent, len(specs), width=sizes.decoder, depth=sizes.depth, cond=sizes.cond, time=sizes.time)
+        return VectorDecoder(
+            *specs[0].shape, latent, len(specs), width=sizes.decoder, depth=sizes.depth,
+            cond=sizes.cond, time=sizes.time)
 
     def likelihood(self, spec, sizes: VectorSizes, latent: int, law: str = "laplace", scale: float = 0.75,
                    net: nn.Module | None = None) -> nn.Module:

@@ -7,41 +7,34 @@ __all__ = ['write_state', 'read_state', 'pack', 'unpack']
 
 # %% ../../nbs/training/00_checkpoint.ipynb #02c8c753
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from ..files import as_values, read_tensors, unreadable, write_tensors
 
 # %% ../../nbs/training/00_checkpoint.ipynb #e7e294bc
 def write_state(path: str | Path, tensors: dict[str, Tensor], note: dict) -> None:
-    "Tensors and a JSON-able `note` to one safetensors file at `path`, whole or not at all; its folder is made if missing."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"note": json.dumps(note)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    "Tensors and a JSON-able `note` to one safetensors file at `path`, whole or not at all."
+    write_tensors(path, tensors, note=json.dumps(as_values(note, "the note of a checkpoint")))
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    "The tensors and the note of `write_state`; ValueError naming the file if it is missing, damaged or of another making."
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, json.loads((file.metadata() or {})["note"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start over, or name another") from error
+    "The tensors and the note of `write_state`; FileError if the file is missing, damaged or of another making."
+    remedy = "delete it to start over, or name another"
+    tensors, notes = read_tensors(path, "checkpoint", remedy)
+    try: return tensors, json.loads(notes["note"])
+    except (KeyError, ValueError) as error: raise unreadable(path, "checkpoint", "it has no note", remedy) from error
 
 # %% ../../nbs/training/00_checkpoint.ipynb #88a9f24f
 def pack(model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     "Weights, averaged weights and the optimiser's moments under flat names."
     moments = optimiser.state_dict()["state"]
-    return ({f"model.{k}": v for k, v in model.state_dict().items()} | {f"ema.{k}": v for k, v in ema.state_dict().items()}
-            | {f"optimiser.{i}.{k}": v for i, state in moments.items() for k, v in state.items()})
+    weights = {f"model.{k}": v for k, v in model.state_dict().items()}
+    averaged = {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    kept = {f"optimiser.{i}.{k}": v for i, state in moments.items() for k, v in state.items()}
+    return weights | averaged | kept
 
 
 def unpack(tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer) -> None:
