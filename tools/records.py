@@ -18,13 +18,14 @@ from muni_nb.experiments.run import RENAMED, Run, run_of
 from muni_nb.experiments.store import held, keep, read, read_result, studies
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
-SHOWN = {                                            # of what was drawn: by study, the given sets, cells and runs that its notebook shows
-    "routing": {"given": ["nothing", "digit", "digit+quadrant"]},
-    "peers": {"given": ["nothing", "digit+quadrant"], "cells": ["MoPoE", "MLD_flow", "classical_MoPoE", "classical_MMVAE_"]},
-    "reference": {"given": ["nothing", "digit", "digit+quadrant"], "cells": ["MUNI_16", "Oracle_16", "MUNI_32", "Oracle_32"]},
-    "one_to_many": {"given": ["digit", "quadrant"]},
-    "five_views": {"given": ["nothing"]},
-    "scenes": {"given": ["nothing"], "runs": ["d245179e"]}}
+ALONE, TOLD = ["nothing"], ["nothing", "digit", "digit+quadrant"]
+SHOWN = {                    # of what was drawn: by study and cell (or run, or * for all others) the given sets that its notebook shows
+    "routing": {"*": TOLD},
+    "peers": dict.fromkeys(["MoPoE", "MLD_flow", "classical_MoPoE", "classical_MMVAE_"], ["nothing", "digit+quadrant"]),
+    "reference": {"MUNI_16": TOLD, "Oracle_16": TOLD, "MUNI_32": ALONE, "Oracle_32": ALONE},
+    "one_to_many": {"*": ["digit", "quadrant"]},
+    "five_views": {f"five_views_{name}": ALONE for name in ("MUNI_.005", "MLD", "MLD_flow", "MVAE", "MMVAE", "MMVAE_", "MoPoE", "MVTCAE")},
+    "scenes": {"d245179e": ALONE}}
 
 
 def agrees(told, now):
@@ -64,17 +65,23 @@ def thinned(ds: xr.Dataset, given: list[str]) -> xr.Dataset:
     return ds.assign({name: v.assign_attrs(ds[name].attrs) for name, v in kept.items()})
 
 
+def alike(run: Run) -> str:
+    "What runs have in common that differ in their seed alone."
+    return json.dumps({**run.identity(), "seed": 0, "recipe": {k: v for k, v in run.identity()["recipe"].items() if k != "seed"}})
+
+
 def thin(records: Path) -> None:
-    "Let every study in `records` keep what its notebook shows of what was drawn: SHOWN, and of each cell its first seed."
+    "Let every study in `records` keep what its notebook shows of what was drawn: SHOWN, and of several seeds the first."
     for study in studies(records):
         kept = list(held(study).values())
-        shown, runs, results = SHOWN.get(study.stem, {}), [], []
-        for cell, seed, ds in kept:
-            first = seed == min(other for name, other, _ in kept if name == cell)
-            run = run_of(json.loads(ds.attrs["config"]), cell)
-            asked = first and cell in shown.get("cells", [cell]) and run.digest in shown.get("runs", [run.digest])
-            results.append(thinned(ds, shown.get("given", []) if asked else []))
-            runs.append(run)
+        runs = [run_of(json.loads(ds.attrs["config"]), cell) for cell, _, ds in kept]
+        drawn: dict[str, int] = {}                                    # the first seed that drew, of runs alike but for it
+        for run, (_, seed, ds) in zip(runs, kept):
+            if any("draw" in v.dims for v in ds.data_vars.values()): drawn[alike(run)] = min(seed, drawn.get(alike(run), seed))
+        shown, results = SHOWN.get(study.stem, {}), []
+        for run, (cell, seed, ds) in zip(runs, kept):
+            given = shown.get(run.digest, shown.get(cell, shown.get("*", [])))
+            results.append(thinned(ds, given if seed == drawn.get(alike(run)) else []))
         keep(study, runs, results, anew=True)
         for run, before in zip(runs, kept):
             figures = [name for name, v in before[2].data_vars.items() if "draw" not in v.dims]
