@@ -111,7 +111,8 @@ def by_factor(ds: xr.Dataset, cell: str) -> pd.DataFrame:
     Fractions of draws that show the true value of what both carry, of all of it at once ("all"), and that can
     be read ("valid": a caption may be no sentence). The last row: what pairs drawn from nothing agree on."""
     ds = with_axes(ds)
-    mean, attributes = ds.sel(cell=cell).mean("seed"), attributes_of(ds)
+    mean = ds.sel(cell=cell).mean("seed")
+    attributes = attributes_of(ds)
     rows = {}
     for given, want in product(map(str, ds.given.values), map(str, ds.want.values)):
         at = {"given": given, "want": want}
@@ -152,12 +153,14 @@ def compare(
     if not paired.size: return None
     mean = float(paired.mean())
     if paired.size >= 3:
-        half, interval = over_seeds(paired, level), "over seeds"
+        interval = "over seeds"
+        half = over_seeds(paired, level)
     else:
+        interval = "within the run"
         fractions = [ours.sel(seed=paired.seed), theirs.sel(seed=paired.seed)]
-        half, interval = within_run(fractions, trials, level), "within the run"
-    low, high = mean - half, mean + half
-    return {"difference": mean, "low": low, "high": high, "interval": interval, "seeds": paired.size}
+        half = within_run(fractions, trials, level)
+    return {"difference": mean, "low": mean - half, "high": mean + half, "interval": interval,
+            "seeds": paired.size}
 
 
 def differences(
@@ -176,7 +179,8 @@ def differences(
     others = [cell for cell in map(str, h.cell.values) if cell != base]
     for cell, metric in product(others, map(str, h.metric.values)):
         one = h.sel(metric=metric)
-        ours, theirs = one["value"].sel(cell=cell), one["value"].sel(cell=base)
+        ours = one["value"].sel(cell=cell)
+        theirs = one["value"].sel(cell=base)
         found = compare(ours, theirs, float(one.trials), level)
         criterion = str(one.criterion.item())
         if found: rows.append({"cell": cell, "criterion": criterion, "metric": metric, **found})
@@ -200,7 +204,8 @@ def criterion_in_words(criterion: str, part: pd.DataFrame) -> str:
 def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> str:
     "The differences in words (markdown): for each cell, which exceed their interval, and which do not."
     if ds.cell.size < 2: return "There is no other cell to compare with."
-    found, lines = differences(ds, base, metrics=metrics), []
+    found = differences(ds, base, metrics=metrics)
+    lines = []
     for cell, part in found.groupby("cell", sort=False):
         seeds = "1 seed" if part.seeds.min() == 1 else f"{part.seeds.min()} seeds"
         lines.append(f"- **{cell}** against {base} ({seeds}, 95% {part.interval.iloc[0]}):")
@@ -259,7 +264,8 @@ def within(
     mean = float(values.mean())
     seeds = values.size
     half = over_seeds(values, level) if seeds > 1 else math.nan
-    least, most = mean - half, mean + half
+    least = mean - half
+    most = mean + half
     if seeds < 3: verdict = "needs three seeds"
     elif low <= least and most <= high: verdict = "holds"
     elif most < low or least > high: verdict = "fails"
