@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from muni_nb.evaluation.coherence import (
-    entropy, every_subset, independent_agreement, pair_agreement, route_name, sampling_variation, total_variation,
+    entropy, every_subset, independent_agreement, pair_agreement, route_name, sampling_variation,
+    total_variation,
 )
 from muni_nb.evaluation.fidelity import frechet, kid
 from muni_nb.evaluation.known import KnownJudge, KnownModel, known_benchmark
