@@ -183,14 +183,14 @@ class KnownModel(LatentModel):
         posterior = posterior[torch.arange(len(posterior)).repeat_interleave(n)]
         return posterior.sample(torch.randn(len(posterior), 16), torch.rand(len(posterior)))
 
-    def decoder_loss(self, z: Tensor, name: str, x: Tensor, told: float = 1.0) -> Tensor:
-        """Loss [B] of decoding x given z [B, 16]; 0 `told`: given nothing.
+    def decoder_loss(self, z: Tensor, name: str, x: Tensor, conditioned: float = 1.0) -> Tensor:
+        """Loss [B] of decoding x given z [B, 16]; 0 `conditioned`: given nothing.
 
         Nats of a label, infinite if z says another; of a view 5 for each nat of the attributes left open."""
         blocks = self._blocks(z)
         open_ = {}
         for a, block in blocks.items():
-            said = (block.amax(1) > 0.5) & (told > 0)
+            said = (block.amax(1) > 0.5) & (conditioned > 0)
             open_[a] = torch.where(said, 0.0, math.log(ATTRIBUTES[a]))
         if name not in ATTRIBUTES: return 5.0 * sum(open_.values())
         possible = (open_[name] > 0) | (blocks[name].argmax(1) == x)
