@@ -10,8 +10,10 @@ from muni_nb.experiments.store import find
 from muni_nb.experiments.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDED = {"routing": "long", "detach": "default", "rate": "default", "reference": "default", "peers": "default",
-            "five_views": "default", "one_to_many": "default"}      # the presets that compute nothing
+RECORDED = {     # the presets that compute nothing
+    "routing": "long", "detach": "default", "rate": "default", "reference": "default",
+    "peers": "default", "five_views": "default", "one_to_many": "default",
+}
 
 
 class Asked(Exception):
@@ -20,13 +22,15 @@ class Asked(Exception):
 
 @pytest.mark.parametrize("name, preset", RECORDED.items())
 def test_records_hold_every_run_that_an_ablation_asks_for(name, preset, monkeypatch):
-    def sweep(study, runs, **options): raise Asked([run.name for run in runs if not find(run, *study.records)])
+    def sweep(study, runs, **options):
+        raise Asked([run.name for run in runs if not find(run, *study.records)])
 
     matplotlib.use("agg")
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("MUNI_NB_PRESET", raising=False)
     monkeypatch.setattr(Study, "sweep", sweep)
-    monkeypatch.setattr("muni_nb.training.fit.fit", lambda *arguments, **options: None)     # what trains before it sweeps
+    # what trains before it sweeps
+    monkeypatch.setattr("muni_nb.training.fit.fit", lambda *arguments, **options: None)
     monkeypatch.setattr(Benchmark, "show", lambda *arguments: None)
     cells = json.loads((ROOT / "ablations" / f"{name}.ipynb").read_text())["cells"]
     namespace = {"__name__": "__main__"}

@@ -1,4 +1,6 @@
-"Every kind of modality, at odd shapes, in every registered model: whoever adds a kind or a model has these for nothing."
+"""Every kind of modality, at odd shapes, in every registered model.
+
+Whoever adds a kind or a model has these tests for nothing."""
 import pytest
 import torch
 
@@ -10,17 +12,27 @@ from muni_nb.nets.build import Sizes
 from muni_nb.nets.text import BOS, EOS
 from muni_nb.nets.vector import VectorKind
 
-SPECS = {"grey": Spec("grey", "image", (1, 28, 28)), "wide": Spec("wide", "image", (3, 24, 40)), "caption": Spec("caption", "text", (6,), 12),
-         "sound": Spec("sound", "audio", (12, 20)), "feature": Spec("feature", "vector", (13,)), "label": Spec("label", "category", classes=3)}
+SPECS = {
+    "grey": Spec("grey", "image", (1, 28, 28)),
+    "wide": Spec("wide", "image", (3, 24, 40)),
+    "caption": Spec("caption", "text", (6,), 12),
+    "sound": Spec("sound", "audio", (12, 20)),
+    "feature": Spec("feature", "vector", (13,)),
+    "label": Spec("label", "category", classes=3),
+}
 
 
 @pytest.fixture(scope="module")
 def rows():
     generator = torch.Generator().manual_seed(0)
-    values = {k: torch.randn(8, *s.shape, generator=generator).clamp(-1, 1) for k, s in SPECS.items() if not KINDS[s.kind].discrete}
-    values = {k: KINDS[SPECS[k].kind].stored(v) for k, v in values.items()}
+    values = {}
+    for name, spec in SPECS.items():
+        if KINDS[spec.kind].discrete: continue
+        value = torch.randn(8, *spec.shape, generator=generator).clamp(-1, 1)
+        values[name] = KINDS[spec.kind].stored(value)
     words = torch.randint(EOS + 1, 12, (8, 6), generator=generator)
-    words[:, 0], words[:, 4:] = BOS, EOS
+    words[:, 0] = BOS
+    words[:, 4:] = EOS
     values |= {"caption": words, "label": torch.arange(8) % 3}
     available = torch.rand(8, len(SPECS), generator=generator) < 0.8
     available[:, -1] = True
@@ -35,15 +47,19 @@ def test_a_model_learns_draws_and_saves_every_kind(name, rows, tmp_path):
     terms = model.loss(batch, available)
     terms["loss"].backward()
     assert all(v.isfinite() for v in terms.values())
-    given = {"label": [0, 2]} if name == "Oracle" else {"grey": rows.values["grey"][:2], "feature": rows.values["feature"][:2]}
+    given = {name: rows.values[name][:2] for name in ("grey", "feature")}
+    if name == "Oracle": given = {"label": [0, 2]}
     twin = type(model).load(model.save(tmp_path))
     drawn, again = (m.sample(given, list(SPECS), steps=2, seed=0) for m in (model, twin))
-    for k, x in drawn.items(): assert SPECS[k].prepare(x).shape == (2, *SPECS[k].shape) and torch.allclose(x.float(), again[k].float(), atol=1e-4)
+    for k, x in drawn.items():
+        assert SPECS[k].prepare(x).shape == (2, *SPECS[k].shape)
+        assert torch.allclose(x.float(), again[k].float(), atol=1e-4)
 
 
 def test_a_kind_that_a_model_cannot_use_is_refused_by_name():
     class Mute(VectorKind):
-        name, tokens = "mute", KINDS["vector"].__class__.__mro__[1].tokens
+        name = "mute"
+        tokens = KINDS["vector"].__class__.__mro__[1].tokens
 
     KINDS["mute"] = Mute()
     try:

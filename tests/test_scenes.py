@@ -1,4 +1,4 @@
-"What has to hold between scenes and their readers: batches, transformers, pictures of rows, the whole grammar."
+"What holds between scenes and their readers: batches, transformers, pictures of rows, the whole grammar."
 import itertools
 import json
 
@@ -171,7 +171,8 @@ def test_scenes_are_judged(bench):
     model = MUNI(bench.specs, sizes=Sizes.tiny())
     towers = Towers(bench.specs).eval()
     ds = evaluate(model, bench, judge, rows=32, steps=2, latents=False, precision="float32", towers=towers)
-    assert list(ds.given.values) == ["nothing", "image", "text", "audio", "image+text", "image+audio", "text+audio"]
+    sets = ["nothing", "image", "text", "audio", "image+text", "image+audio", "text+audio"]
+    assert list(ds.given.values) == sets
     from_text = ds.sel(given="text")
     carried = from_text.accuracy.sel(want="image").notnull()
     assert set(ds.attribute.values[carried.values]) == {"kind", "count", "colour"}

@@ -1,4 +1,6 @@
-"What CONTRIBUTING.md promises: a pooling rule, a model and a kind of modality are one definition and one line of a registry."
+"""What CONTRIBUTING.md promises.
+
+A pooling rule, a model and a kind of modality are one definition and one line of a registry."""
 from dataclasses import dataclass
 
 import pytest
@@ -28,7 +30,9 @@ def bench():
 def judge(bench):
     class Guess:
         "Reads 0 everywhere."
-        def read(self, x): return {"digit": torch.zeros(len(x), dtype=torch.long), "quadrant": torch.zeros(len(x), dtype=torch.long)}
+        def read(self, x):
+            zeros = torch.zeros(len(x), dtype=torch.long)
+            return {"digit": zeros, "quadrant": zeros}
 
     from muni_nb.evaluation.verifier import Exact
     return exact_readers(bench) | {k: Exact(Guess().read) for k in bench.views}
@@ -77,7 +81,8 @@ def test_a_kind(monkeypatch):
     monkeypatch.setitem(KINDS, "angle", Angle())
     specs = {"heading": Spec("heading", "angle", (2,)), "side": Spec("side", "category", classes=2)}
     turn = torch.rand(64) * 6.28
-    rows = Rows({"heading": torch.stack([turn.cos(), turn.sin()], 1), "side": (turn > 3.14).long()}, {}, {}, torch.ones(64, 2, dtype=torch.bool))
+    values = {"heading": torch.stack([turn.cos(), turn.sin()], 1), "side": (turn > 3.14).long()}
+    rows = Rows(values, {}, {}, torch.ones(64, 2, dtype=torch.bool))
     model = MUNI(specs, sizes=Sizes.tiny().but(angle_decoder=16))
     model.loss(rows.values, rows.available)["loss"].backward()
     drawn = model.sample({"side": [0, 1]}, ["heading"], steps=2, seed=0)

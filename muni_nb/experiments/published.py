@@ -23,9 +23,10 @@ def _table(source: str, conditions: str, columns: list[str], rows: dict[str, lis
 
 CONTROLLED = _table(
     "MUNI (arXiv 2606.16408), its table on PolyMNIST-Quadrant-Labels",
-    "three 64x64 views with MNIST digits; training length, guidance, solver steps and seeds could not be read; "
-    "no error bars",
-    ["digit → view: digit", "quadrant → view: quadrant", "digit+quadrant → view: both", "nothing → all agree: both"],
+    "three 64x64 views with MNIST digits; "
+    "training length, guidance, solver steps and seeds could not be read; no error bars",
+    ["digit → view: digit", "quadrant → view: quadrant",
+     "digit+quadrant → view: both", "nothing → all agree: both"],
     {"MVAE": [0.4137, 0.6803, 0.7053, 0.0079],
      "MMVAE": [0.9279, 0.9999, 0.1630, 0.3167],
      "MoPoE": [0.9199, 0.9999, 0.9283, 0.3943],
@@ -34,8 +35,8 @@ CONTROLLED = _table(
 
 RERUN = _table(
     "MUNITE, its tables 1 and 10",
-    "64x64; 220,000 rows of which a quarter fully observed; MUNI 100 epochs, batch 256; 10,000 held-out rows; "
-    "50 Euler steps, guidance 1.5; one run each",
+    "64x64; 220,000 rows of which a quarter fully observed; MUNI 100 epochs, batch 256; "
+    "10,000 held-out rows; 50 Euler steps, guidance 1.5; one run each",
     ["nothing → all agree: digit", "nothing → all agree: quadrant",
      "digit → view: digit", "quadrant → view: quadrant", "digit+quadrant → view: both",
      "digit → views agree: quadrant", "quadrant → views agree: digit", "Frechet distance"],
@@ -64,7 +65,8 @@ FIVE_VIEWS = pd.DataFrame([
      "Bounoua et al. 2023, summary; FID of SVHN, next best 69.48"),
     ("PolyMNIST-Quadrant, quadrants private", "IDMVAE", .881, None, None, None, .070, None, None,
      "Zhang et al. 2026, cross and unconditional coherence"),
-    ("PolyMNIST-Quadrant, quadrants private", "IDMVAE, diffusion prior", .887, None, None, None, .664, None, None,
+    ("PolyMNIST-Quadrant, quadrants private", "IDMVAE, diffusion prior",
+     .887, None, None, None, .664, None, None,
      "Zhang et al. 2026, cross and unconditional coherence"),
 ], columns=["task", "method", "1 given", "2 given", "3 given", "4 given", "nothing", "in one number", "FID",
             "source"])

@@ -47,8 +47,8 @@ def headline(
 ) -> xr.Dataset:
     """The figures of a dataset as one table, `value` [metric, cell, seed].
 
-    With `criterion`, `unit`, `chance`, `real` and `trials` by metric, see `Figure`. What the dataset does not
-    hold is left out. ValueError for several guidances, an unknown name, or if it holds none of the figures."""
+    With `criterion`, `unit`, `chance`, `real` and `trials` by metric, see `Figure`. What the dataset does
+    not hold is left out. ValueError for several guidances, an unknown name, or if it holds no figure."""
     one_guidance(ds)
     ds = with_axes(ds)
     named = declared(ds, figures)
@@ -77,8 +77,8 @@ def as_dataset(values: Mapping[str, xr.DataArray], figures: Sequence[Figure], ds
 def table(ds: xr.Dataset, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """The headline as a table to read: mean over seeds per cell, chance and real rows beside.
 
-    The last row has the number of seeds. `metrics`: names of figures, all by default; what the dataset does not
-    hold is left out. ValueError for an unknown name."""
+    The last row has the number of seeds. `metrics`: names of figures, all by default; what the dataset does
+    not hold is left out. ValueError for an unknown name."""
     h = headline(ds, metrics=metrics)
     frame = h["value"].mean("seed").to_pandas()
     frame = frame.assign(chance=h["chance"].values, **{"real rows": h["real"].values})
@@ -108,10 +108,11 @@ def markdown(frame: pd.DataFrame) -> str:
 def by_factor(ds: xr.Dataset, cell: str) -> pd.DataFrame:
     """What arrives of each attribute, by given set and wanted modality, of one cell: mean over its seeds.
 
-    Fractions of draws that show the true value of what both carry, of all of it at once ("all"), and that can be
-    read ("valid": a caption may be no sentence). The last row: what pairs drawn from nothing agree on."""
+    Fractions of draws that show the true value of what both carry, of all of it at once ("all"), and that can
+    be read ("valid": a caption may be no sentence). The last row: what pairs drawn from nothing agree on."""
     ds = with_axes(ds)
-    mean, attributes = ds.sel(cell=cell).mean("seed"), attributes_of(ds)
+    mean = ds.sel(cell=cell).mean("seed")
+    attributes = attributes_of(ds)
     rows = {}
     for given, want in product(map(str, ds.given.values), map(str, ds.want.values)):
         at = {"given": given, "want": want}
@@ -152,12 +153,14 @@ def compare(
     if not paired.size: return None
     mean = float(paired.mean())
     if paired.size >= 3:
-        half, interval = over_seeds(paired, level), "over seeds"
+        interval = "over seeds"
+        half = over_seeds(paired, level)
     else:
+        interval = "within the run"
         fractions = [ours.sel(seed=paired.seed), theirs.sel(seed=paired.seed)]
-        half, interval = within_run(fractions, trials, level), "within the run"
-    low, high = mean - half, mean + half
-    return {"difference": mean, "low": low, "high": high, "interval": interval, "seeds": paired.size}
+        half = within_run(fractions, trials, level)
+    return {"difference": mean, "low": mean - half, "high": mean + half, "interval": interval,
+            "seeds": paired.size}
 
 
 def differences(
@@ -168,14 +171,16 @@ def differences(
 ) -> pd.DataFrame:
     """Every other cell minus `base`: cell, criterion, metric, and what `compare` finds.
 
-    Within-run intervals exist for counts of rows only; elsewhere low and high are NaN. ValueError for an unknown
-    cell or figure."""
-    h, rows = headline(ds, metrics=metrics), []
+    Within-run intervals exist for counts of rows only; elsewhere low and high are NaN. ValueError for an
+    unknown cell or figure."""
+    h = headline(ds, metrics=metrics)
+    rows = []
     check_names([base], h.cell.values, "cell")
     others = [cell for cell in map(str, h.cell.values) if cell != base]
     for cell, metric in product(others, map(str, h.metric.values)):
         one = h.sel(metric=metric)
-        ours, theirs = one["value"].sel(cell=cell), one["value"].sel(cell=base)
+        ours = one["value"].sel(cell=cell)
+        theirs = one["value"].sel(cell=base)
         found = compare(ours, theirs, float(one.trials), level)
         criterion = str(one.criterion.item())
         if found: rows.append({"cell": cell, "criterion": criterion, "metric": metric, **found})
@@ -199,7 +204,8 @@ def criterion_in_words(criterion: str, part: pd.DataFrame) -> str:
 def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> str:
     "The differences in words (markdown): for each cell, which exceed their interval, and which do not."
     if ds.cell.size < 2: return "There is no other cell to compare with."
-    found, lines = differences(ds, base, metrics=metrics), []
+    found = differences(ds, base, metrics=metrics)
+    lines = []
     for cell, part in found.groupby("cell", sort=False):
         seeds = "1 seed" if part.seeds.min() == 1 else f"{part.seeds.min()} seeds"
         lines.append(f"- **{cell}** against {base} ({seeds}, 95% {part.interval.iloc[0]}):")
@@ -226,16 +232,19 @@ def verdicts(
     base: str,
     predictions: Sequence[tuple[str, str, int]],
 ) -> pd.DataFrame:
-    """Predictions (cell, metric, sign of the difference to `base`), each with difference, interval and verdict.
+    """Predictions, each with difference, interval and verdict.
 
-    Cells and figures that the dataset does not hold are left out. ValueError for an unknown figure."""
+    A prediction is (cell, metric, sign of the difference to `base`). Cells and figures that the dataset does
+    not hold are left out. ValueError for an unknown figure."""
     check_figures([metric for _, metric, _ in predictions], ds)
     found = differences(ds, base).set_index(["cell", "metric"]) if ds.cell.size > 1 else pd.DataFrame()
-    level, rows = headline(ds)["value"].sel(cell=base).mean("seed"), []
+    level = headline(ds)["value"].sel(cell=base).mean("seed")
+    rows = []
     for cell, metric, sign in predictions:
         if (cell, metric) not in found.index: continue
         r = found.loc[(cell, metric)]
-        predicted, measured = "rises" if sign > 0 else "falls", r[["difference", "low", "high", "seeds"]]
+        predicted = "rises" if sign > 0 else "falls"
+        measured = r[["difference", "low", "high", "seeds"]]
         there = float(level.sel(metric=metric))
         rows.append({"cell": cell, "metric": metric, "predicted": predicted, base: there,
                      **measured, "verdict": verdict_of(r, sign)})
@@ -252,9 +261,11 @@ def within(
 
     holds: the whole interval does; fails: none of it does; open: neither."""
     values = values.dropna("seed")
-    mean, seeds = float(values.mean()), values.size
+    mean = float(values.mean())
+    seeds = values.size
     half = over_seeds(values, level) if seeds > 1 else math.nan
-    least, most = mean - half, mean + half
+    least = mean - half
+    most = mean + half
     if seeds < 3: verdict = "needs three seeds"
     elif low <= least and most <= high: verdict = "holds"
     elif most < low or least > high: verdict = "fails"
