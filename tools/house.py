@@ -19,7 +19,8 @@ def imports() -> Counter:
     for path in sorted((ROOT / "muni_nb").rglob("*.py")):
         floor, *inside = path.relative_to(ROOT / "muni_nb").parts
         if floor not in FLOORS: continue
-        names = {name for dots, name in re.findall(r"^from (\.\.+)(\w+)", path.read_text(), re.M) if len(dots) == 1 + len(inside)}
+        relative = re.findall(r"^from (\.\.+)(\w+)", path.read_text(), re.M)
+        names = {name for dots, name in relative if len(dots) == 1 + len(inside)}
         found.update((floor, name) for name in sorted(names) if name in FLOORS)
     return found
 
@@ -31,7 +32,8 @@ def draw(found: Counter, target: Path) -> None:
     height = {floor: -i for i, floor in enumerate(FLOORS)}
     for floor, y in height.items():
         modules = len([p for p in (ROOT / "muni_nb" / floor).rglob("*.py") if p.name != "__init__.py"])
-        ax.text(0, y, f"{floor} ({modules})", ha="center", va="center", bbox={"boxstyle": "round", "fc": "white", "ec": "0.3"})
+        box = {"boxstyle": "round", "fc": "white", "ec": "0.3"}
+        ax.text(0, y, f"{floor} ({modules})", ha="center", va="center", bbox=box)
     for (user, used), count in found.items():
         start, end = height[used], height[user]
         side = 1 if (start - end) % 2 else -1

@@ -3,8 +3,9 @@
   python tools/readme.py           write README.md and the pictures it shows
   python tools/readme.py --check   write nothing; exit 1 when they are not what the notebook says
 
-Cells marked `#| hide` are left out, of cells marked `#| echo: false` only the output stays; other directives are not shown. Relative links of the notebook become relative to
-the repository, and must exist. A picture is either a linked file or the output of a cell, kept as nbs/images/index_*.png.
+Cells marked `#| hide` are left out, of cells marked `#| echo: false` only the output stays; other directives are not
+shown. Relative links of the notebook become relative to the repository, and must exist. A picture is either a linked
+file or the output of a cell, kept as nbs/images/index_*.png.
 """
 import os
 import re

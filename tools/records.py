@@ -1,14 +1,16 @@
 """Keep results, one file a run, as records of a study.
 
-  python tools/records.py routing results/runs/MUNI-0-*.nc           add them to ablations/records/routing.nc, or replace those of the same runs
-  python tools/records.py quick results/runs/*.nc --anew             the study then holds nothing else
-  python tools/records.py --thin                                     of what was drawn, all studies keep what their notebooks show
+  tools/records.py routing results/runs/MUNI-0-*.nc     add them to ablations/records/routing.nc, or replace those there
+  tools/records.py quick results/runs/*.nc --anew       the study then holds nothing else
+  tools/records.py --thin                               of what was drawn, all studies keep what their notebooks show
 
-Results that were written when there was less to state, under identities of another form, are kept under today's. Each is proved: all that its
-config tells, today's run of it tells alike, and what is read out of the study is what was put in, to the last bit.
+Results that were written when there was less to state, under identities of another form, are kept under today's.
+Each is proved: all that its config tells, today's run of it tells alike, and what is read out of the study is what
+was put in, to the last bit.
 """
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import xarray as xr
@@ -19,12 +21,14 @@ from muni_nb.experiments.store import held, keep, read, read_result, studies
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
 ALONE, TOLD = ["nothing"], ["nothing", "digit", "digit+quadrant"]
-SHOWN = {                    # of what was drawn: by study and cell (or run, or * for all others) the given sets that its notebook shows
+# Of what was drawn: by study and cell (or run, or * for all others) the given sets that its notebook shows.
+FIVE = ("MUNI_.005", "MLD", "MLD_flow", "MVAE", "MMVAE", "MMVAE_", "MoPoE", "MVTCAE")
+SHOWN = {
     "routing": {"*": TOLD},
     "peers": dict.fromkeys(["MoPoE", "MLD_flow", "classical_MoPoE", "classical_MMVAE_"], ["nothing", "digit+quadrant"]),
     "reference": {"MUNI_16": TOLD, "Oracle_16": TOLD, "MUNI_32": ALONE, "Oracle_32": ALONE},
     "one_to_many": {"*": ["digit", "quadrant"]},
-    "five_views": {f"five_views_{name}": ALONE for name in ("MUNI_.005", "MLD", "MLD_flow", "MVAE", "MMVAE", "MMVAE_", "MoPoE", "MVTCAE")},
+    "five_views": {f"five_views_{name}": ALONE for name in FIVE},
     "scenes": {"d245179e": ALONE}}
 
 
@@ -67,17 +71,18 @@ def thinned(ds: xr.Dataset, given: list[str]) -> xr.Dataset:
 
 def alike(run: Run) -> str:
     "What runs have in common that differ in their seed alone."
-    return json.dumps({**run.identity(), "seed": 0, "recipe": {k: v for k, v in run.identity()["recipe"].items() if k != "seed"}})
+    return json.dumps(replace(run, seed=0).identity())
 
 
 def thin(records: Path) -> None:
-    "Let every study in `records` keep what its notebook shows of what was drawn: SHOWN, and of several seeds the first."
+    "Let every study keep what its notebook shows of what was drawn: SHOWN, and of several seeds the first."
     for study in studies(records):
         kept = list(held(study).values())
         runs = [run_of(json.loads(ds.attrs["config"]), cell) for cell, _, ds in kept]
         drawn: dict[str, int] = {}                                    # the first seed that drew, of runs alike but for it
         for run, (_, seed, ds) in zip(runs, kept):
-            if any("draw" in v.dims for v in ds.data_vars.values()): drawn[alike(run)] = min(seed, drawn.get(alike(run), seed))
+            drew = any("draw" in v.dims for v in ds.data_vars.values())
+            if drew: drawn[alike(run)] = min(seed, drawn.get(alike(run), seed))
         shown, results = SHOWN.get(study.stem, {}), []
         for run, (cell, seed, ds) in zip(runs, kept):
             given = shown.get(run.digest, shown.get(cell, shown.get("*", [])))
