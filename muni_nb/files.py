@@ -41,6 +41,9 @@ class NewerFile(FileError):
 class CannotWrite(OSError):
     "A file cannot be written; what stood there before is kept. The message says what to do."
 
+    def __str__(self) -> str:
+        return self.strerror
+
 
 def unreadable(path: str | Path, what: str, why: object, remedy: str) -> FileError:
     "What to tell of a file that is not the `what` it should be."

@@ -426,7 +426,7 @@ def test_a_run_that_kills_its_process_is_named_and_takes_no_other_along(tmp_path
     lines = []
     with pytest.raises(RuntimeError) as error: sweep(runs, tmp_path / "runs", workers=1, report=lines.append)
     told = str(error.value)
-    tried(kind, lambda: "1 of 3 runs failed" in told and re.search("deadly-0-.*WorkerDied.*killed by SIGKILL, twice, alone as well", told) is not None, None)
+    tried(kind, lambda: "1 of 3 runs failed" in told and re.search("deadly-0-.*WorkerDied.*made it, and nothing else, was killed by SIGKILL", told) is not None, None)
     for run in runs[1:]: tried(kind, lambda: find(run, tmp_path / "runs") is not None, None)
     assert len(lines) == 6 and sum("done" in line for line in lines) == 2
 

@@ -69,7 +69,7 @@ def trained(
 
 # %% ../../nbs/experiments/03_execute.ipynb #8f28b37e
 _ALONE = threading.Lock()      # torch's generator is one per process: two runs in one would draw from each other's
-RESULT_BYTES = 10_000_000      # of a result with its pictures, and some
+RESULT_BYTES = 1_000_000       # of a result with its pictures, and some
 
 
 def execute(run: Run, folder: str | Path, device: str = "cpu", progress: bool = False) -> Path:

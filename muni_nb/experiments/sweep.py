@@ -6,7 +6,7 @@
 __all__ = ['TIMED_STEPS', 'BESIDES_DRAWING', 'Outcome', 'Cost', 'kind_of', 'pictures_of', 'rehearse_cost', 'will_be_written',
            'together', 'spoken', 'work', 'threads_for', 'Pool', 'failed_future', 'pool_of', 'InThisProcess', 'Board',
            'Team', 'WorkerDied', 'died', 'judges_of', 'costs_of', 'places_of', 'set_aside_damaged', 'outcomes',
-           'persevered', 'sweep', 'checked_runs', 'carry_out']
+           'persevered', 'sweep', 'in_words', 'checked_runs', 'carry_out']
 
 # %% ../../nbs/experiments/04_sweep.ipynb #6a08770d
 import heapq
@@ -246,13 +246,13 @@ class WorkerDied(RuntimeError):
 
 
 def died(pool: Pool) -> WorkerDied:
-    "What to tell of a run whose process ended, the second time alone in this pool."
+    "What to tell of a run whose process ended, when it was tried once more and alone in this pool."
     pool.shutdown()
     status = pool.members[0].exitcode if pool.members else None
     killed = status is not None and status < 0
     how = f"was killed by {signal.Signals(-status).name}" if killed else f"ended with status {status}"
     why = ": systems that run out of memory do that, smaller batches or sizes take less" if killed else ""
-    return WorkerDied(f"the process that made it {how}, twice, alone as well{why}")
+    return WorkerDied(f"the process that made it, and nothing else, {how}{why}")
 
 # %% ../../nbs/experiments/04_sweep.ipynb #fb2da3ca
 def judges_of(runs: Sequence[Run], folder: Path, report: Callable[[str], None]) -> None:
@@ -375,9 +375,13 @@ def sweep(
         longest_first = dict(sorted(todo.items(), key=lambda item: -costs[item[0]].all))    # the last round is short
         failed = carry_out(longest_first, costs, team, folder, device, report)
     if failed:
-        told = "; ".join(f"{name}: {error!r}" for name, error in failed.items())
+        told = "; ".join(f"{name}: {in_words(error)}" for name, error in failed.items())
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, the others are kept: {told}")
     return gather(runs, *folders)
+
+
+def in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def checked_runs(runs: Sequence[Run]) -> list[Run]:
@@ -408,7 +412,7 @@ def carry_out(
         run = todo[name]
         board.finish(name)
         if error: failed[run.name] = error
-        ended = f"failed: {error!r}" if error else "done"
+        ended = f"failed: {in_words(error)}" if error else "done"
         report(f"[{done}/{len(todo)}] {run.name}: {ended}, {time.perf_counter() - began:.0f} s")
     board.bar.close()
     return failed
