@@ -4,11 +4,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -384,25 +383,25 @@ def test_threads(monkeypatch):
         tried(kind, lambda: threads_for(workers) == threads, None)
 
 
-BESIDE = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_gate_files import TINY, Run, sweep
-if __name__ == "__main__": sweep([Run("a", seed, **TINY) for seed in range(3)], sys.argv[1], workers=0, report=print)
-"""
+def both(runs, folder, told):
+    try: sweep(runs, folder, workers=0, report=lambda line: None)
+    except BaseException as error: told.put(f"{type(error).__name__}: {error}")
+    else: told.put("well")
 
 
 def test_two_sweeps_in_one_folder_both_end_well(tmp_path):
     kind = "two sweeps, one folder"
-    script = tmp_path / "beside.py"
-    script.write_text(BESIDE.format(tests=str(Path(__file__).parent)))
-    started = [subprocess.Popen([sys.executable, script, tmp_path / "runs"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    for process in started:
-        told = process.communicate()[0]
-        tried(kind, lambda: process.returncode == 0 or pytest.fail(told), None)
     runs = [Run("a", seed, **TINY) for seed in range(3)]
-    tried(kind, lambda: gather(runs, tmp_path / "runs").sizes["seed"] == 3, None)
-    assert not list((tmp_path / "runs" / "checkpoints").iterdir()) and len(list((tmp_path / "runs").glob("*.nc"))) == 3
+    context = get_context("fork")                                                # at once, without imports
+    told = context.SimpleQueue()
+    started = [context.Process(target=both, args=(runs, tmp_path, told)) for _ in range(2)]
+    for process in started: process.start()
+    for process in started: process.join()
+    for _ in started:
+        ended = told.get()
+        tried(kind, lambda: ended == "well" or pytest.fail(ended), None)
+    tried(kind, lambda: gather(runs, tmp_path).sizes["seed"] == 3, None)
+    assert not list((tmp_path / "checkpoints").iterdir()) and len(list(tmp_path.glob("*.nc"))) == 3
 
 
 DEADLY = """

@@ -23,7 +23,7 @@ from ..evaluation.report import evaluate
 from ..evaluation.verifier import judge_for
 from .run import Run, bench_of
 from .store import find, read_result, write_result
-from ..files import FileError, NewerFile, alone, ready_to_write
+from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong
 from ..gate import InputTypeError, device_of, flag
 from ..training.fit import fit
 from ..training.progress import say
@@ -39,7 +39,7 @@ def kept_model(run: Run, kept: Path, device: str) -> tuple[torch.nn.Module, xr.D
     if not (kept / "curves.nc").exists(): return None
     try: return run.kind.load(kept, device), read_result(kept / "curves.nc")
     except NewerFile: raise
-    except FileError as error: say(f"{run.name}: its model is trained anew, as {error}")
+    except FileError as error: say(f"{run.name}: its model is trained anew, as {what_is_wrong(error)}")
 
 
 def trained(

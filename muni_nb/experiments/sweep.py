@@ -31,7 +31,7 @@ from ..evaluation.verifier import judge_for
 from .execute import RESULT_BYTES, execute
 from .run import Run, bench_of
 from .store import OF_ONE_RUN, check_comparable, find, gather, read_result
-from ..files import FileError, NewerFile, ready_to_write
+from ..files import FileError, NewerFile, ready_to_write, what_is_wrong
 from ..gate import InputError, InputTypeError, device_of, path_of, place, whole
 from ..nets.precision import precision_in_force
 from ..training.fit import checkpoint_bytes, fit
@@ -300,7 +300,7 @@ def set_aside_damaged(runs: Sequence[Run], folder: Path, report: Callable[[str],
         except NewerFile: raise
         except FileError as error:
             path.replace(path.with_name(f"{path.name}.damaged"))
-            report(f"made again, its file set aside as {path.name}.damaged: {error}")
+            report(f"made again, its file set aside as {path.name}.damaged: {what_is_wrong(error)}")
 
 # %% ../../nbs/experiments/04_sweep.ipynb #c5903eb3
 Outcome = tuple[str, BaseException | None]   # of a run: its digest, and what went wrong
