@@ -76,7 +76,9 @@ def cannot_write(path: Path, error: OSError, need: int = 0) -> CannotWrite:
 
 # %% ../nbs/01_files.ipynb #6c5812ae
 def write_whole(path: str | Path, data: bytes) -> Path:
-    "Write `data` to `path`, whole or not at all; its folder is made if missing. CannotWrite if the disk does not take it."
+    """Write `data` to `path`, whole or not at all; its folder is made if missing.
+
+    CannotWrite if the disk does not take it."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
@@ -200,9 +202,11 @@ def write_values(path: str | Path, values: Mapping) -> Path:
 def read_values(path: str | Path, what: str, remedy: str) -> dict:
     "The values of a JSON file; FileError with a `remedy` if it is missing, damaged, or changed since it was sealed."
     data = read_bytes(path, what, remedy)
+    if not data.strip(): raise unreadable(path, what, "it is empty", remedy)
     try: values = json.loads(data)                                    # marks of byte order are seen through
-    except ValueError as error: raise unreadable(path, what, error if data.strip() else "it is empty", remedy) from error
-    if not isinstance(values, dict): raise unreadable(path, what, f"a {type(values).__name__}, not named values", remedy)
+    except ValueError as error: raise unreadable(path, what, error, remedy) from error
+    if not isinstance(values, dict):
+        raise unreadable(path, what, f"a {type(values).__name__}, not named values", remedy)
     if "seal" not in values: return values
     found = SEAL.fullmatch(str(values.pop("seal")).encode())
     if found: check_version(int(found[1]), path)
@@ -236,9 +240,9 @@ def read_dataset(path: str | Path, what: str, remedy: str) -> xr.Dataset:
 # %% ../nbs/01_files.ipynb #4208b28a
 @contextmanager
 def alone(path: str | Path, waiting: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Hold the lock file `path`, which is made if missing, for the time of a `with`; says whether others held it before.
+    """Hold the lock file `path`, which is made if missing, for the time of a `with`.
 
-    `waiting` is called if they do."""
+    Says whether others held it before; `waiting` is called if they do."""
     path = Path(path)
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise cannot_write(path, error) from error

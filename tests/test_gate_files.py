@@ -451,7 +451,8 @@ def test_a_name_that_stands_for_another_benchmark_is_built_anew(monkeypatch):
 
 @pytest.mark.parametrize("processors, told, workers, threads", [
     (1, None, 1, 1), (8, None, 1, 8), (8, "1", 1, 1), (8, "3", 1, 3), (2, "16", 1, 2), (8, "4,2", 1, 4),
-    (8, "many", 1, 8), (8, "", 1, 8), (8, "0", 1, 8), (8, None, 2, 4), (8, "1", 2, 1), (2, None, 4, 1), (8, None, 3, 2)])
+    (8, "many", 1, 8), (8, "", 1, 8), (8, "0", 1, 8), (8, None, 2, 4), (8, "1", 2, 1), (2, None, 4, 1),
+    (8, None, 3, 2)])
 def test_threads(monkeypatch, processors, told, workers, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -31,7 +31,7 @@ from ..evaluation.verifier import judge_for
 from .execute import RESULT_BYTES, execute
 from .run import Run, bench_of
 from .store import OF_ONE_RUN, check_comparable, find, gather, read_result
-from ..files import FileError, NewerFile, ready_to_write, what_is_wrong
+from ..files import FileError, NewerFile, cannot_write, ready_to_write, what_is_wrong
 from ..gate import InputError, InputTypeError, device_of, path_of, place, whole
 from ..nets.precision import precision_in_force
 from ..training.fit import checkpoint_bytes, fit
@@ -299,7 +299,8 @@ def set_aside_damaged(runs: Sequence[Run], folder: Path, report: Callable[[str],
         try: read_result(path)
         except NewerFile: raise
         except FileError as error:
-            path.replace(path.with_name(f"{path.name}.damaged"))
+            try: path.replace(path.with_name(f"{path.name}.damaged"))
+            except OSError as problem: raise cannot_write(path, problem) from error
             report(f"made again, its file set aside as {path.name}.damaged: {what_is_wrong(error)}")
 
 # %% ../../nbs/experiments/04_sweep.ipynb #c5903eb3
@@ -345,7 +346,7 @@ def sweep(
     workers: int = 2,                          # processes, 0 for none
     device: str = "cpu",
     executor: Executor | None = None,          # instead of processes of ours
-    report: Callable[[str], None] = say,       # told what is to be done, how long it will take, and of each run as it ends
+    report: Callable[[str], None] = say,       # told what is to be done, how long it takes, and of each run as it ends
     shorter: str = "fewer steps, seeds or cells",   # what would make it shorter, for `report`
 ) -> xr.Dataset:
     """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all.
