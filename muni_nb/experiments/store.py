@@ -107,7 +107,8 @@ def held(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
 def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], anew: bool = False) -> None:
     """Keep `results`, one for each of `runs`, in the study's file `path` and the one beside it.
 
-    Those of the same runs are replaced. `anew`: the study then holds nothing else. ValueError if a result is not of its run, by its own config."""
+    Those of the same runs are replaced. `anew`: the study then holds nothing else. ValueError if a result is not of its
+    run, by its own config."""
     path = path_of(path)
     if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN):
         raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
