@@ -93,7 +93,8 @@ def in_range(value: float, name: str, least: float | None, most: float | None, a
     fits = {"at least": lambda b: value >= b, "at most": lambda b: value <= b, "above": lambda b: value > b, "below": lambda b: value < b}
     told = {words: bound for words, bound in bounds.items() if bound is not None}
     if all(fits[words](bound) for words, bound in told.items()): return
-    raise InputError(f"{name} must be {' and '.join(f'{words} {bound:g}' for words, bound in told.items())}, got {brief(value)}")
+    wanted = " and ".join(f"{words} {bound}" for words, bound in told.items())
+    raise InputError(f"{name} must be {wanted}, got {brief(value)}")
 
 
 def whole(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:

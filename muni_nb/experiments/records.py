@@ -14,7 +14,7 @@ import xarray as xr
 
 # %% ../../nbs/experiments/02_records.ipynb #1fc030ad
 def axis_of(datasets: Sequence[xr.Dataset], dim: str) -> np.ndarray:
-    "Every label that occurs along `dim`, numbers ascending, words as they come; positions, where there are no labels."
+    "Every label that occurs along `dim`, numbers ascending, words as they come; where there are none, positions."
     here = [ds for ds in datasets if dim in ds.dims or dim in ds.coords]
     labelled = [np.atleast_1d(ds[dim].values) for ds in here if dim in ds.coords]
     if not labelled: return np.arange(max(ds.sizes[dim] for ds in here))
@@ -30,7 +30,8 @@ def positions(ds: xr.Dataset, axes: Mapping[str, np.ndarray]) -> dict[str, list[
     found = {}
     for dim, axis in axes.items():
         place = {label: i for i, label in enumerate(axis.tolist())}
-        found[dim] = [place[label] for label in np.atleast_1d(ds[dim].values).tolist()] if dim in ds.coords else [*range(ds.sizes.get(dim, 1))]
+        if dim in ds.coords: found[dim] = [place[label] for label in np.atleast_1d(ds[dim].values).tolist()]
+        else: found[dim] = list(range(ds.sizes.get(dim, 1)))
         if len(set(found[dim])) < len(found[dim]): raise ValueError(f"a label occurs twice along dimension {dim!r}")
     return found
 
@@ -38,11 +39,17 @@ def positions(ds: xr.Dataset, axes: Mapping[str, np.ndarray]) -> dict[str, list[
 def layout_of(ds: xr.Dataset, at: Mapping[str, list[int]]) -> dict:
     "What `unpack` has to know of a dataset besides its values, as JSON values."
     plain = lambda attrs: {k: v.item() if isinstance(v, np.generic) else v for k, v in attrs.items()}
-    told = {name: {"dims": list(v.dims), "dtype": v.dtype.str, "attrs": plain(v.attrs)} for name, v in ds.variables.items()}
+    one = lambda v: {"dims": list(v.dims), "dtype": v.dtype.str, "attrs": plain(v.attrs)}
+    told = {name: one(v) for name, v in ds.variables.items()}
     return {"variables": told, "coords": list(ds.coords), "attrs": list(ds.attrs), "at": at}
 
 # %% ../../nbs/experiments/02_records.ipynb #a069fead
-def stacked(datasets: Sequence[xr.Dataset], name: str, at: Sequence[Mapping[str, list[int]]], sizes: Mapping[str, int]) -> xr.Variable:
+def stacked(
+    datasets: Sequence[xr.Dataset],
+    name: str,
+    at: Sequence[Mapping[str, list[int]]],    # of each dataset, see `positions`
+    sizes: Mapping[str, int],                 # of each dimension, over all datasets
+) -> xr.Variable:
     "One variable of all datasets, along `run` and every dimension that it has in any of them."
     having = [ds.variables[name] for ds in datasets if name in ds.variables]
     kinds = {"text" if v.dtype.kind in "UO" else v.dtype.str for v in having}
@@ -52,7 +59,8 @@ def stacked(datasets: Sequence[xr.Dataset], name: str, at: Sequence[Mapping[str,
     words = "text" in kinds
     dims = list(dict.fromkeys(dim for v in sorted(having, key=lambda v: -v.ndim) for dim in v.dims))
     empty = "" if words else np.nan if having[0].dtype.kind == "f" else 0
-    values = np.full([len(datasets), *(sizes[dim] for dim in dims)], empty, dtype=object if words else having[0].dtype)
+    shape = [len(datasets), *(sizes[dim] for dim in dims)]
+    values = np.full(shape, empty, dtype=object if words else having[0].dtype)
     for i, (ds, where) in enumerate(zip(datasets, at)):
         if name not in ds.variables: continue
         one = ds.variables[name]
@@ -75,9 +83,11 @@ def pack(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     names = dict.fromkeys(name for ds in whole for name in ds.variables if name not in axes)
     sizes = {dim: len(axis) for dim, axis in axes.items()}
     forms = list(dict.fromkeys(layouts))
-    return xr.Dataset({**{name: stacked(whole, name, at, sizes) for name in names},
-                       "layout": ("run", [forms.index(each) for each in layouts]), "layouts": ("form", np.array(forms))},
-                      coords={dim: axis for dim, axis in axes.items() if any(dim in ds.coords for ds in datasets)})
+    values = {name: stacked(whole, name, at, sizes) for name in names}
+    values["layout"] = ("run", [forms.index(each) for each in layouts])
+    values["layouts"] = ("form", np.array(forms))
+    labelled = {dim: axis for dim, axis in axes.items() if any(dim in ds.coords for ds in datasets)}
+    return xr.Dataset(values, labelled)
 
 # %% ../../nbs/experiments/02_records.ipynb #61dcddf4
 def unpack(packed: xr.Dataset, run: int) -> xr.Dataset:
@@ -101,14 +111,19 @@ def unpack(packed: xr.Dataset, run: int) -> xr.Dataset:
     for name, told in layout["variables"].items(): found[name].attrs = {k: filed(v) for k, v in told["attrs"].items()}
     attrs = {name: packed[name].values[run] for name in layout["attrs"]}
     attrs = {k: str(v) if isinstance(v, str) else v for k, v in attrs.items()}
-    return xr.Dataset({k: v for k, v in found.items() if k not in layout["coords"]}, {k: found[k] for k in layout["coords"]}, attrs)
+    coords = {name: found[name] for name in layout["coords"]}
+    return xr.Dataset({name: v for name, v in found.items() if name not in coords}, coords, attrs)
 
 # %% ../../nbs/experiments/02_records.ipynb #6ac0e22d
 def same(a: xr.Dataset, b: xr.Dataset) -> None:
-    "AssertionError unless two datasets are alike to the last bit, the kinds of their numbers and the order of their variables included."
+    """AssertionError unless two datasets are alike to the last bit.
+
+    The kinds of their numbers and the order of their variables count, too."""
     xr.testing.assert_identical(a, b)
-    for part in ("data_vars", "coords", "attrs"): assert list(getattr(a, part)) == list(getattr(b, part)), f"{part} in another order"
+    for part in ("data_vars", "coords", "attrs"):
+        assert list(getattr(a, part)) == list(getattr(b, part)), f"{part} in another order"
     for name, one in a.variables.items():
         other = b.variables[name]
         assert one.dtype == other.dtype and one.shape == other.shape, f"{name}: {one.dtype} and {other.dtype}"
-        assert np.ascontiguousarray(one.values).tobytes() == np.ascontiguousarray(other.values).tobytes(), f"{name}: bits differ"
+        bits = [np.ascontiguousarray(v.values).tobytes() for v in (one, other)]
+        assert bits[0] == bits[1], f"{name}: bits differ"

@@ -121,7 +121,7 @@ def checked(told: Mapping, takes: Mapping, whom: str, types: Mapping = {}) -> di
     told = {name: as_annotated(value, types.get(name), f"{whom}: {name}") for name, value in told.items()}
     try: told = as_json({name: asdict(value) if is_dataclass(value) else value for name, value in told.items()})
     except (TypeError, ValueError) as error:
-        raise InputError(f"{whom}: arguments of a run must be JSON values ({error})") from error
+        raise InputError(f"{whom}: arguments of a run must be JSON values, {error}") from error
     for name, value in told.items():
         if isinstance(takes[name], float) and type(value) is int: told[name] = float(value)
     return {name: value for name, value in told.items() if value != plainly(takes[name])}

@@ -105,15 +105,17 @@ def held(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
 
 
 def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], anew: bool = False) -> None:
-    """Keep `results`, one for each of `runs`, in the study's file `path` and the one beside it; those of the same runs are replaced.
+    """Keep `results`, one for each of `runs`, in the study's file `path` and the one beside it.
 
-    `anew`: the study then holds nothing else. ValueError if a result is not of its run, by its own config."""
+    Those of the same runs are replaced. `anew`: the study then holds nothing else. ValueError if a result is not of its
+    run, by its own config."""
     path = path_of(path)
     if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN):
         raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
     for run, ds in zip(runs, results, strict=True):
         found = run_of(json.loads(ds.attrs["config"])).digest
-        if found != run.digest: raise ValueError(f"the result for {run.name} is of another run: its own config is that of {found}")
+        if found != run.digest:
+            raise ValueError(f"the result for {run.name} is of another run: its own config is that of {found}")
     if not runs: return
     kept = ({} if anew else held(path)) | {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
     cells, seeds, whole = zip(*kept.values())
@@ -160,7 +162,7 @@ SHARED = (   # attributes that runs may have in common
 
 
 def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
-    "The finished ones of `runs` as one dataset over (cell, seed), cells in the order of `runs`; ValueError if there is none."
+    "The finished ones of `runs` as one dataset over (cell, seed), cells in their order; ValueError if there is none."
     cells: dict[str, list[xr.Dataset]] = {}
     runs = list(runs)
     check_comparable(runs)

@@ -30,21 +30,34 @@ def orthogonal(
 # %% ../../nbs/training/03_muon.ipynb #e31830cf
 def is_matrix(name: str, module: nn.Module, weight: nn.Parameter) -> bool:
     "Whether a parameter of this name in its own module is a matrix or kernel large enough to be orthogonalised."
-    return isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and name == "weight" and min(len(weight), weight[0].numel()) >= 16
+    if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) or name != "weight": return False
+    return min(len(weight), weight[0].numel()) >= 16
 
 
 def matrices(model: nn.Module) -> set[nn.Parameter]:
     "The parameters that `Muon` orthogonalises: all such, but those of modules whose `orthogonalised` is False."
-    left = {weight for module in model.modules() if not getattr(module, "orthogonalised", True) for weight in module.parameters()}
-    found = {weight for module in model.modules() for name, weight in module.named_parameters(recurse=False) if is_matrix(name, module, weight)}
+    apart = [module for module in model.modules() if not getattr(module, "orthogonalised", True)]
+    left = {weight for module in apart for weight in module.parameters()}
+    own = [(module, *named) for module in model.modules() for named in module.named_parameters(recurse=False)]
+    found = {weight for module, name, weight in own if is_matrix(name, module, weight)}
     return found - left
 
 # %% ../../nbs/training/03_muon.ipynb #4909dbf6
 class Muon(torch.optim.Optimizer):
-    "Groups with `orthogonal` true: orthogonalised momentum; the others: AdamW. Both read the group's `lr` and `weight_decay`."
+    """Groups with `orthogonal` true: orthogonalised momentum; the others: AdamW.
 
-    def __init__(self, groups: list[dict], lr: float, betas: tuple[float, float], weight_decay: float, momentum: float = 0.95):
-        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum, "orthogonal": False})
+    Both read the group's `lr` and `weight_decay`."""
+
+    def __init__(
+        self,
+        groups: list[dict],
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        momentum: float = 0.95,
+    ):
+        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum, "orthogonal": False}
+        super().__init__(groups, settings)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -67,7 +80,8 @@ class Muon(torch.optim.Optimizer):
     def direction_of_adam(self, weight: nn.Parameter, group: dict) -> Tensor:
         "Where AdamW sends a weight."
         state, gradient, (fast, slow) = self.state[weight], weight.grad, group["betas"]
-        if not state: state.update(step=torch.zeros(()), mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
+        if not state:
+            state.update(step=torch.zeros(()), mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
         state["step"] += 1
         state["mean"].lerp_(gradient, 1 - fast)
         state["square"].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)

@@ -16,7 +16,7 @@ from tqdm import std
 from tqdm.notebook import tqdm as widget_bar
 
 # %% ../../nbs/training/02_progress.ipynb #34ce4edb
-LOGGING = ("papermill", "nbconvert", "nbclient", "pytest", "nbdev")   # programs that run notebooks and write down what these say
+LOGGING = ("papermill", "nbconvert", "nbclient", "pytest", "nbdev")   # they run notebooks and write down what these say
 
 
 def reader() -> str:
@@ -47,7 +47,9 @@ _SEND: Callable[[str, float, float], None] | None = None
 
 
 def send_progress(send: Callable[[str, float, float], None] | None) -> None:
-    "From now on bars of this process are not shown: `send(name, done, total)` is called about once a second. None: as before."
+    """From now on bars of this process are not shown: `send(name, done, total)` is called about once a second.
+
+    None: shown again."""
     global _SEND
     _SEND = send
 
@@ -81,6 +83,8 @@ def progress_bar(
         return TellingBar(rows, tell=lambda bar: send(name, bar.n, bar.total or 0), mininterval=1.0, **common)
     if not shown: return std.tqdm(rows, disable=True, **common)
     match reader():
-        case "log": return TellingBar(rows, tell=print_line, mininterval=LOG_SECONDS, maxinterval=LOG_SECONDS, ncols=100, **common)
+        case "log":
+            seldom = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS}
+            return TellingBar(rows, tell=print_line, ncols=100, **seldom, **common)
         case "jupyter": return widget_bar(rows, mininterval=0.5, **common)
         case _: return std.tqdm(rows, mininterval=0.5, dynamic_ncols=True, **common)
