@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['InputError', 'InputTypeError', 'brief', 'near_names', 'nearest', 'one_of', 'several_of', 'scalar', 'plain',
-           'in_range', 'whole', 'number', 'flag', 'as_annotated', 'listed', 'check_fields', 'misfit', 'typed',
-           'tensor_of', 'mask_of', 'path_of', 'device_of', 'place']
+           'in_range', 'whole', 'number', 'flag', 'as_annotated', 'listed', 'check_fields', 'misfit', 'held_arguments',
+           'typed', 'tensor_of', 'mask_of', 'json_of', 'path_of', 'device_of', 'place']
 
 # %% ../nbs/00_gate.ipynb #d315669f
 import dataclasses
@@ -58,16 +58,24 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def one_of(value: str, name: str, known: Sequence[str]) -> str:
     "`value`, if it is one of the `known`; InputError with the nearest otherwise."
     known = list(known)
-    if not isinstance(value, str): raise InputTypeError(f"{name} must be a name, got {brief(value)}{nearest(str(value), known)}")
+    if not isinstance(value, str):
+        raise InputTypeError(f"{name} must be a name, got {brief(value)}{nearest(str(value), known)}")
     if value not in known: raise InputError(f"unknown {name} {value!r}{nearest(value, known)}")
     return str(value)
 
 
-def several_of(values: Iterable[str], name: str, known: Iterable[str], what: str = "name", least: int = 1) -> list[str]:
-    "The names in `values`, each of the `known` (names of a `what`) and none twice, at least so many."
+def several_of(
+    values: Iterable[str],
+    name: str,
+    known: Iterable[str],
+    what: str = "name",      # of what the known ones are names
+    least: int = 1,
+) -> list[str]:
+    "The names in `values`, each of the `known` and none twice, at least so many."
     known = list(known)
     want = f"{name} must be a {'non-empty ' if least else ''}list of names among {', '.join(known)}"
-    if isinstance(values, str) or not isinstance(values, Iterable): raise InputTypeError(f"{want}; got {brief(values)}")
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputTypeError(f"{want}; got {brief(values)}")
     names = list(values)
     if len(names) < least: raise InputError(f"{want}; got {brief(names)}")
     names = [one_of(each, f"{what} in {name}", known) for each in names]
@@ -127,8 +135,10 @@ def as_annotated(value: Any, wanted: Any, name: str) -> Any:
     if wanted is int: return whole(value, name)
     if wanted is float: return number(value, name)
     if wanted is bool: return flag(value, name)
-    if wanted is str and not isinstance(value, str): raise InputTypeError(f"{name} must be text, got {brief(value)}")
-    if wanted is dict and not isinstance(value, Mapping): raise InputTypeError(f"{name} must be a dict, got {brief(value)}")
+    if wanted is str and not isinstance(value, str):
+        raise InputTypeError(f"{name} must be text, got {brief(value)}")
+    if wanted is dict and not isinstance(value, Mapping):
+        raise InputTypeError(f"{name} must be a dict, got {brief(value)}")
     if dataclasses.is_dataclass(wanted) and not isinstance(value, wanted):
         raise InputTypeError(f"{name} must be {wanted.__name__}(...), got {brief(value)}")
     origin, members = get_origin(wanted), get_args(wanted)
@@ -142,7 +152,8 @@ def as_annotated(value: Any, wanted: Any, name: str) -> Any:
 def listed(value: Any, name: str) -> list | tuple:
     "A list or tuple, or what numpy and torch have for one."
     value = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(value, list | tuple): raise InputTypeError(f"{name} must be a list or tuple, got {brief(value)}")
+    if not isinstance(value, list | tuple):
+        raise InputTypeError(f"{name} must be a list or tuple, got {brief(value)}")
     return value
 
 
@@ -155,15 +166,19 @@ def _sequence(value: Any, member: Any, name: str) -> list | tuple:
 def _tuple(value: Any, members: Sequence, name: str) -> tuple:
     value = listed(value, name)
     if members[-1] is Ellipsis: members = [members[0]] * len(value)
-    if len(value) != len(members): raise InputError(f"{name} must have {len(members)} members, got {brief(value)}")
+    if len(value) != len(members):
+        raise InputError(f"{name} must have {len(members)} members, got {brief(value)}")
     return tuple(as_annotated(each, wanted, f"{name}[{i}]") for i, (each, wanted) in enumerate(zip(value, members)))
 
 
 def _mapping(value: Any, members: Sequence, name: str) -> Mapping:
     if not hasattr(value, "keys") or not hasattr(value, "items"):
         raise InputTypeError(f"{name} must be a dict {{name: value}}, got {brief(value)}")
-    for key in value.keys():
-        if members[0] is str and not isinstance(key, str): raise InputTypeError(f"{name}: its keys must be text, got {brief(key)}")
+    keys = list(value.keys())
+    for key in keys:
+        if keys.count(key) > 1: raise InputError(f"{name} has {key!r} twice: name each once")
+        if members[0] is str and not isinstance(key, str):
+            raise InputTypeError(f"{name}: its keys must be text, got {brief(key)}")
     held = {key: as_annotated(each, members[1], f"{name}[{key!r}]") for key, each in value.items()}
     return value if all(held[key] is value[key] for key in held) else held
 
@@ -172,7 +187,8 @@ def _either(value: Any, members: Sequence, name: str) -> Any:
     if value is None and type(None) in members: return None
     kinds = [each for each in members if each is not type(None)]
     lists = [each for each in kinds if get_origin(each) in (tuple, Sequence)]
-    if lists and isinstance(value.tolist() if hasattr(value, "tolist") else value, list | tuple): return as_annotated(value, lists[0], name)
+    if lists and isinstance(value.tolist() if hasattr(value, "tolist") else value, list | tuple):
+        return as_annotated(value, lists[0], name)
     wanted = []
     for each in kinds:
         try: return as_annotated(value, each, name)
@@ -198,6 +214,17 @@ def misfit(function: Callable, signature: inspect.Signature, named: Mapping, err
     return InputTypeError(f"{whose}: {error}; it takes {', '.join(takes)}")
 
 
+def held_arguments(function: Callable, named: Mapping) -> dict:
+    """Arguments `named` for a function, held to its annotations, to be passed on later.
+
+    InputTypeError for one that it does not take."""
+    signature = inspect.signature(function)
+    hints = get_type_hints(function)
+    try: signature.bind_partial(**named)
+    except TypeError as error: raise misfit(function, signature, named, error) from None
+    return {name: as_annotated(value, hints.get(name, object), name) for name, value in named.items()}
+
+
 def typed(function: Callable) -> Callable:
     "The same function; its arguments are held to their annotations, see `as_annotated`."
     signature = inspect.signature(function)
@@ -216,17 +243,22 @@ def typed(function: Callable) -> Callable:
 
 # %% ../nbs/00_gate.ipynb #e8fe4f25
 def tensor_of(values: Any, name: str, want: str = "numbers") -> Tensor:
-    "`values` of torch, numpy or pandas, or lists of them, as a tensor. InputTypeError for what is no table of numbers."
-    if isinstance(values, Tensor): return values.long() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
+    """`values` of torch, numpy or pandas, or lists of them, as a tensor.
+
+    InputTypeError, with what is wanted, for what is no table of numbers."""
+    if isinstance(values, Tensor):
+        return values.long() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
     if isinstance(values, list | tuple) and values and all(isinstance(each, Tensor) for each in values):
         if len({each.shape for each in values}) == 1: return tensor_of(torch.stack(list(values)), name, want)
     try:
         array = np.asarray(values)
         if array.dtype.kind == "O" and array.ndim: array = np.array(array.tolist())
-    except (ValueError, TypeError, RuntimeError): raise InputTypeError(f"{name}: want {want}, all rows of one shape, got {brief(values)}") from None
+    except (ValueError, TypeError, RuntimeError):
+        raise InputTypeError(f"{name}: want {want}, all rows of one shape, got {brief(values)}") from None
     if array.dtype.kind in "US": raise InputTypeError(f"{name}: want {want}, got text {brief(values)}")
     if array.dtype.kind not in "biuf": raise InputTypeError(f"{name}: want {want}, got {brief(values)}")
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max: raise InputError(f"{name}: want {want}, got up to {array.max()}")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{name}: want {want}, got up to {array.max()}")
     return torch.from_numpy(np.array(array, dtype=_native(array.dtype)))
 
 
@@ -236,22 +268,43 @@ def _native(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
 
 
-def mask_of(values: Any, name: str, shape: Sequence[int]) -> Tensor:
-    "Booleans, or zeros and ones, as a bool tensor of a `shape`; a single one stands for all."
+def mask_of(values: Any, name: str, shape: Sequence[int], single: bool = True) -> Tensor:
+    "Booleans, or zeros and ones, as a bool tensor of a `shape`; a `single` one stands for all."
     want = f"booleans [{', '.join(map(str, shape))}]"
     mask = tensor_of(values, name, want)
-    if mask.ndim and mask.shape != tuple(shape): raise InputError(f"{name}: want {want}, got {list(mask.shape)}")
-    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all(): raise InputError(f"{name}: want {want}, got other numbers than 0 and 1")
+    if mask.shape != tuple(shape) and not (single and not mask.ndim):
+        raise InputError(f"{name}: want {want}, got {list(mask.shape)}")
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        raise InputError(f"{name}: want {want}, got other numbers than 0 and 1")
     return mask.bool().expand(tuple(shape))
+
+
+def json_of(value: Any, name: str) -> Any:
+    """`value` as JSON can write it, its numbers Python's; tuples stay.
+
+    InputError, with its place, for what JSON cannot write."""
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise InputTypeError(f"{name}: its keys must be text, got {brief(odd[0])}")
+        return {key: json_of(each, f"{name}[{key!r}]") for key, each in value.items()}
+    if isinstance(value, np.ndarray | Tensor) and value.ndim: value = value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)(json_of(each, f"{name}[{i}]") for i, each in enumerate(value))
+    value = scalar(value)
+    if value is None or type(value) in (bool, int, str): return value
+    if type(value) is float: return number(value, name)
+    raise InputTypeError(f"{name} must be JSON values (numbers, text, lists, dicts), got {brief(value)}")
 
 # %% ../nbs/00_gate.ipynb #df179aa0
 def path_of(value: str | Path, name: str = "path") -> Path:
     "A path, `~` being the home folder; InputError if it is empty."
     if not isinstance(value, str | os.PathLike): raise InputTypeError(f"{name} must be a path, got {value!r}")
-    if not str(value).strip(): raise InputError(f"{name} is empty: name a folder, \".\" for the working directory")
+    if not str(value).strip():
+        raise InputError(f"{name} is empty: name a folder, \".\" for the working directory")
     if "\0" in str(value): raise InputError(f"{name} holds a zero byte, which no path can: {value!r}")
     try: return Path(value).expanduser()
-    except RuntimeError as error: raise InputError(f"{name} {value}: there is no such user's home folder") from error
+    except RuntimeError as error:
+        raise InputError(f"{name} {value}: there is no such user's home folder") from error
 
 
 def device_of(device: Any) -> str:
@@ -262,7 +315,8 @@ def device_of(device: Any) -> str:
     try: torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"device {str(device)!r} cannot be used here ({why}): choose another, \"cpu\" is always there") from error
+        raise InputError(f"device {str(device)!r} cannot be used here ({why}): choose another, \"cpu\" is "
+                         f"always there") from error
     return str(device)
 
 
@@ -270,5 +324,6 @@ def place(folder: str | Path, name: str = "folder") -> Path:
     "A folder to write into, `~` being the home folder; InputError if it is empty, or a file stands there."
     path = path_of(folder, name)
     standing = next((each for each in (path, *path.parents) if each.exists()), path)
-    if standing.exists() and not standing.is_dir(): raise InputError(f"{name} {path}: {standing} is a file, name a folder")
+    if standing.exists() and not standing.is_dir():
+        raise InputError(f"{name} {path}: {standing} is a file, name a folder")
     return path

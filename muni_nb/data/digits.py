@@ -24,6 +24,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from .spec import Benchmark, Rows, Spec, Truth
+from ..gate import InputError, brief, scalar
 
 # %% ../../nbs/data/01_digits.ipynb #0515c652
 class Handwriting(NamedTuple):
@@ -237,14 +238,21 @@ def check(
     seed: int,
     availability: str,
     kinds: Sequence[str] = ("full", "published"),     # of availability
-) -> None:
-    "Raises ValueError, naming the option, if one of them is not what a benchmark can be built from."
-    for name, value, good in (("size", size, (16, 32, 64)), ("availability", availability, kinds)):
-        if value not in good:
-            raise ValueError(f"{name} is {value!r}: want one of {', '.join(map(repr, good))}")
-    for name, value, least in (("rows", rows, 1), ("test_rows", test_rows, 1), ("seed", seed, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}: want an integer of at least {least}")
+) -> dict:
+    """The options by name, their numbers Python's.
+
+    InputError, naming the option, if one of them is not what a benchmark can be built from."""
+    options = {"size": scalar(size), "rows": scalar(rows), "test_rows": scalar(test_rows), "seed": scalar(seed),
+               "availability": availability}
+    for name, good in (("size", (16, 32, 64)), ("availability", kinds)):
+        value = options[name]
+        if type(value) is type(good[0]) and value in good: continue
+        raise InputError(f"{name} is {brief(value)}: want one of {', '.join(map(repr, good))}")
+    for name, least in (("rows", 1), ("test_rows", 1), ("seed", 0)):
+        value = options[name]
+        if type(value) is int and least <= value < 2**63: continue
+        raise InputError(f"{name} is {brief(value)}: want an integer of at least {least}")
+    return options
 
 # %% ../../nbs/data/01_digits.ipynb #619ee8db
 def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: int, rows: int, test_rows: int,
@@ -252,8 +260,8 @@ def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: in
     """Quadrant digits written by pens["train"] and pens["test"]; test rows are always fully observed.
 
     `content` goes into the configuration: what else determines the rows. ValueError on a bad option."""
-    check(size, rows, test_rows, seed, availability)
-    options = {"size": size, "rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability}
+    options = check(size, rows, test_rows, seed, availability)
+    size, rows, test_rows, seed, availability = options.values()
     specs = {k: Spec(k, "image", (3, size, size)) for k in VIEWS}
     specs |= {k: Spec(k, "category", classes=n) for k, n in ATTRIBUTES.items()}
     carries = {k: tuple(ATTRIBUTES) for k in VIEWS} | {k: (k,) for k in ATTRIBUTES}

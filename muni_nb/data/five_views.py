@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .digits import Handwriting, Style, check, draw_view, handwriting, in_blocks, uniforms
 from .spec import Benchmark, Rows, Spec, Truth
+from ..gate import flag
 
 # %% ../../nbs/data/04_five_views.ipynb #2b98450d
 VIEWS = tuple(f"view{k}" for k in range(5))
@@ -59,9 +60,9 @@ def five_views(
 
     The kind of task of PolyMNIST (Sutter et al. 2021) from scikit-learn's handwriting: no label modalities.
     Test rows are fully observed. ValueError on a bad option."""
-    if not isinstance(filled, bool): raise ValueError(f"filled is {filled!r}: want True or False")
-    check(size, rows, test_rows, seed, availability, ("full", "partial"))
-    options = {"size": size, "rows": rows, "test_rows": test_rows, "seed": seed, "availability": availability}
+    filled = flag(filled, "filled")
+    options = check(size, rows, test_rows, seed, availability, ("full", "partial"))
+    size, rows, test_rows, seed, availability = options.values()
     if filled: options["filled"] = True
     style = Style()
     pens = {split: handwriting(split) for split in ("train", "test")}

@@ -30,7 +30,9 @@ from torch import Tensor, nn
 
 from .spec import KINDS, Benchmark, Rows, Spec
 from ..nets.audio import listen
-from ..gate import nearest
+from ..gate import (
+    InputError, InputTypeError, brief, check_fields, mask_of, nearest, number, path_of, tensor_of, typed, whole)
+from ..nets.build import ROUTES, check_name
 from ..nets.text import BOS, EOS, PAD, UNK
 
 # %% ../../nbs/data/06_own.ipynb #4ed4a304
@@ -67,6 +69,8 @@ def as_column(name: str, given) -> tuple[np.ndarray, np.ndarray]:
 
     Strings become objects; where nothing is there stand zeros or "". ValueError, naming the column, if it is none."""
     if isinstance(given, Tensor): given = given.numpy(force=True)
+    if isinstance(given, str | Mapping) or not hasattr(given, "__iter__") or getattr(given, "ndim", 1) == 0:
+        raise InputTypeError(f"{name}: want one value a row, got {brief(given)}")
     is_array = isinstance(given, np.ndarray) and given.dtype.kind in "biuf" and given.ndim > 0
     if is_array: return given, gaps(name, given)
     given = list(given)
@@ -125,6 +129,9 @@ def picture(name: str, values: np.ndarray) -> Modality:
     else: to = back = lambda x: x
     if values.dtype.kind == "f":
         far = max(np.nanmax(np.abs(values[start:start + BLOCK]), initial=0) for start in range(0, len(values), BLOCK))
+        low = min(np.nanmin(values[start:start + BLOCK], initial=0) for start in range(0, len(values), BLOCK))
+        doubt = KINDS["image"].doubt(torch.from_numpy(np.nan_to_num(values[:BLOCK])))
+        if far <= 1 and low >= 0 and doubt: raise InputError(f"{name}: {doubt}")
         if far > 1:
             raise ValueError(f"{name}: pictures of floats up to {far:g} in size: want them in [-1, 1], "
                              "or bytes")
@@ -240,6 +247,7 @@ def caption(name: str, values: np.ndarray, words: Words, length: int) -> Modalit
 class OnDisk:
     "Rows `number` [N] of an array that stays in its file: what is indexed is read and converted."
     nbytes = 0      # of memory
+    on_disk = True  # see `data.spec.as_held`
 
     def __init__(self, array: np.ndarray, number: Tensor, convert: Callable[[np.ndarray], Tensor]):
         self.array, self.number, self.convert = array, number, convert
@@ -250,6 +258,10 @@ class OnDisk:
         number = self.number[index]
         found = self.convert(np.asarray(self.array[number.reshape(-1).numpy()]))
         return found if number.dim() else found[0]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        "All rows, read."
+        return self[:].numpy().astype(dtype) if dtype else self[:].numpy()
 
     def __repr__(self): return f"OnDisk({len(self):,} rows of {self.array.dtype} {list(self.array.shape)})"
 
@@ -269,11 +281,15 @@ def attributes_of(attributes, labels: Mapping[str, Tensor], n: int) -> dict[str,
                              "leave it out of `attributes`")
         found = {}
         for a, given in attributes.items():
+            check_name(a, "attribute", ROUTES)
             values, present = as_column(a, given)
             check_lengths({"columns": n, f"attribute {a}": len(values)})
             found[a] = unknown(label(a, values, present).convert(values), present)
         return {**labels, **found}
     names = [attributes] if isinstance(attributes, str) else attributes
+    if not isinstance(names, Sequence):
+        raise InputTypeError(f"attributes must be names of columns, or {{name: labels}}; got "
+                             f"{brief(attributes)}")
     for a in names:
         if a in labels: continue
         remedy = nearest(a, list(labels)) if labels else ": give it as {name: integers}"
@@ -298,6 +314,9 @@ def carried_by(carries, specs: Mapping[str, Spec], attributes: Sequence[str]) ->
     """{modality: the attributes it carries}: a label itself, a view what `carries` says of it, or all.
 
     ValueError for an unknown name, and for an attribute that nothing carries."""
+    for k, names in (carries or {}).items():
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise InputTypeError(f"carries: {k!r} must have a list of attributes, got {brief(names)}")
     said = {k: list(names) for k, names in (carries or {}).items()}
     check_carries(said, specs, attributes)
     found = {}
@@ -306,14 +325,16 @@ def carried_by(carries, specs: Mapping[str, Spec], attributes: Sequence[str]) ->
         found[k] = tuple(a for a in attributes if a in own)
     for a in attributes:
         if any(a in names for names in found.values()): continue
-        raise ValueError(f"attribute {a}: no modality carries it: name one in `carries`, or leave the attribute out")
+        raise ValueError(f"attribute {a}: no modality carries it: name one in `carries`, or leave the "
+                         f"attribute out")
     return found
 
 
 def check_carries(said: Mapping[str, Sequence[str]], specs: Mapping[str, Spec], attributes: Sequence[str]) -> None:
     "ValueError, with the nearest, for a modality or an attribute that is none."
     for k, names in said.items():
-        if k not in specs: raise ValueError(f"carries speaks of {k!r}, which is no column{nearest(k, list(specs))}")
+        if k not in specs:
+            raise ValueError(f"carries speaks of {k!r}, which is no column{nearest(k, list(specs))}")
         for a in names:
             if a in attributes: continue
             remedy = nearest(a, list(attributes)) if attributes else ": there are none"
@@ -337,7 +358,7 @@ def digest_of(columns: Columns, attributes: Mapping[str, Tensor]) -> str:
 
 def divided(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Numbers of train and test rows, each in ascending order, by chance. ValueError unless both have some."
-    test = round(n * held_out) if isinstance(held_out, (int, float)) and 0 < held_out < 1 else 0
+    test = round(n * held_out) if type(held_out) in (int, float) and 0 < held_out < 1 else 0
     if not 0 < test < n:
         raise ValueError(f"held_out is {held_out!r} of {n} rows: "
                          "want a share between 0 and 1 that leaves rows for training and for testing")
@@ -347,11 +368,12 @@ def divided(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]
 
 def check_names(columns: Mapping, kinds: Mapping[str, str], *others: Mapping | None) -> None:
     "ValueError for a name that cannot be one, for a word about a column that is none, or an unknown kind."
-    if not len(columns): raise ValueError("there is no column: want {name: values}")
+    if not len(columns): raise InputError("there is no column: want {name: values}")
     for name in columns:
-        if re.search(r"[.+\s]|^$", name) or name in ("both", "nothing", "strict") or hasattr(nn.ModuleDict, name):
-            raise ValueError(f"a column cannot be called {name!r}: choose another name, of letters, "
-                             "digits and _")
+        check_name(name, "column")
+        if re.search(r"\s", name):
+            raise InputError(f"a column cannot be called {name!r}: choose another name, of letters, digits "
+                             f"and _")
     for said in (kinds, *others):
         for name in said or {}:
             if name not in columns: raise ValueError(f"no column {name!r}{nearest(name, list(columns))}")
@@ -371,8 +393,8 @@ def modalities(
 ) -> tuple[dict[str, Modality], Words | None]:
     "The columns as modalities, and the vocabulary of those that are text."
     there = {k: train[present[train]] for k, (_, present) in columns.items()}
-    for k, number in there.items():
-        if not len(number): raise ValueError(f"{k}: no train row has it: leave it out, or give more rows")
+    for k, rows in there.items():
+        if not len(rows): raise ValueError(f"{k}: no train row has it: leave it out, or give more rows")
     texts = [k for k, kind in kinds.items() if kind == "text" and columns[k][0].dtype.kind == "O"]
     words = Words.of([text for k in texts for text in columns[k][0][there[k]]], least) if texts else None
     made = {}
@@ -385,6 +407,7 @@ def modalities(
     return made, words
 
 # %% ../../nbs/data/06_own.ipynb #58575d87
+@typed
 def from_arrays(
     columns: Mapping[str, object],            # modality -> N values: an array, tensor, memory map or list
     attributes: Sequence[str] | Mapping | None = None,     # label columns to judge, or further {name: labels [N]}
@@ -402,6 +425,9 @@ def from_arrays(
     """A benchmark of arrays, or of a DataFrame; None or a row of NaN is missing.
 
     Without `attributes` all labels are judged. ValueError, naming the column, for what is no benchmark."""
+    whole(seed, "seed", least=0, most=2**63 - 1)
+    whole(least_count, "least_count", least=1)
+    whole(max_length, "max_length", least=3)
     kinds = dict(kinds or {})
     check_names(columns, kinds, available, reads)
     table = {k: as_column(k, given) for k, given in columns.items()}
@@ -409,21 +435,21 @@ def from_arrays(
     n = len(next(iter(table.values()))[0])
     for k, given in (available or {}).items():
         values, there = table[k]
-        check_lengths({"columns": n, f"available {k}": len(given)})
-        table[k] = values, there & np.asarray(given, bool)
+        table[k] = values, there & mask_of(given, f"available[{k!r}]", [n], single=False).numpy()
     present = np.stack([there for _, there in table.values()], 1)
-    if not present.any(1).all(): raise ValueError(f"row {present.any(1).argmin()} holds nothing: leave it out")
+    if not present.any(1).all():
+        raise ValueError(f"row {present.any(1).argmin()} holds nothing: leave it out")
     kinds = {k: kinds.get(k) or kind_of(k, *column) for k, column in table.items()}
     train, test = divided(n, held_out, seed)
     made, words = modalities(table, kinds, train, least_count, max_length)
     labels = {k: unknown(made[k].convert(table[k][0]), table[k][1]) for k in made if kinds[k] == "category"}
     shared = attributes_of(attributes, labels, n)
-    bench = assembled(name, table, present, made, shared, (train, test))
-    carried = carried_by(carries, bench.specs, list(shared))
+    carried = carried_by(carries, {k: m.spec for k, m in made.items()}, list(shared))
+    bench = assembled(name, table, present, made, shared, carried, (train, test))
     config = bench.config | {"held_out": held_out, "seed": seed}
     config["carries"] = {k: list(names) for k, names in carried.items()}
     config["vocabulary"] = list(words.words) if words else []
-    return replace(bench, carries=carried, config=config, decode=words and words.decode, reads=dict(reads or {}))
+    return replace(bench, config=config, decode=words and words.decode, reads=dict(reads or {}))
 
 
 def assembled(
@@ -432,9 +458,10 @@ def assembled(
     present: np.ndarray,                        # bool [N, M]
     made: Mapping[str, Modality],
     shared: Mapping[str, Tensor],               # attribute -> labels [N]
+    carries: Mapping[str, tuple[str, ...]],
     parts: tuple[np.ndarray, np.ndarray],       # numbers of train and test rows
 ) -> Benchmark:
-    "The rows of a benchmark, and what determines them; who carries which attribute is not said yet."
+    "The rows of a benchmark, and what determines them."
     def rows(number: np.ndarray) -> Rows:
         values = {k: held(table[k][0], number, m.convert) for k, m in made.items()}
         return Rows(values, {a: v[number] for a, v in shared.items()}, {}, torch.from_numpy(present[number]))
@@ -445,7 +472,8 @@ def assembled(
     config = {"builder": "own", "digest": digest_of(table, shared), "scale": scale, "specs": looks}
     classes = {a: int(v.max()) + 1 for a, v in shared.items()}
     train, test = map(rows, parts)
-    return Benchmark(name, specs, train, test, classes, {}, config, restore={k: m.restore for k, m in made.items()})
+    restore = {k: m.restore for k, m in made.items()}
+    return Benchmark(name, specs, train, test, classes, carries, config, restore=restore)
 
 # %% ../../nbs/data/06_own.ipynb #656ce3dc
 @dataclass(frozen=True)
@@ -456,6 +484,11 @@ class Sound:
     mels: int = 32
     frames: int = 64
     floor: float = 1e-5      # added to mel power before its logarithm
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("rate", "mels", "frames"): whole(getattr(self, name), name, least=1)
+        for name in ("seconds", "floor"): number(getattr(self, name), name, above=0)
 
     @property
     def samples(self) -> int: return round(self.rate * self.seconds)
@@ -468,7 +501,13 @@ class Sound:
         return torchaudio.transforms.MelSpectrogram(self.rate, window, hop_length=hop, n_mels=self.mels).double()
 
     def log_mels(self, wave: Tensor, rate: int) -> Tensor:
-        "Float32 [..., mels, frames] of waveforms [..., samples] at any rate."
+        """Float32 [..., mels, frames] of waveforms [..., samples], floats, at any rate.
+
+        InputError for what is not finite."""
+        wave = tensor_of(wave, "waveform", "floats [..., samples]")
+        rate = whole(rate, "rate", least=1)
+        if not wave.is_floating_point() or not wave.isfinite().all():
+            raise InputError(f"waveform: want finite floats, got {wave.dtype}")
         wave = torchaudio.functional.resample(wave.double(), rate, self.rate)[..., :self.samples]
         wave = nn.functional.pad(wave, (0, self.samples - wave.shape[-1]))
         return (self.mel(wave)[..., :self.frames] + self.floor).log().float()
@@ -549,6 +588,7 @@ def read_files(folder: Path, name: str, cells: Sequence, size: tuple[int, int] |
     return found
 
 
+@typed
 def from_folder(
     folder: str | Path,
     table: str = "table.csv",                    # csv or parquet, a row a thing, a column a modality
@@ -561,11 +601,14 @@ def from_folder(
     """A benchmark of the files in a folder, and a table of them.
 
     ValueError or FileNotFoundError, naming file or column, for what cannot be read."""
-    folder = Path(folder)
+    folder = path_of(folder, "folder")
     frame = read_table(folder / table)
+    if isinstance(columns, str):
+        raise InputTypeError(f"columns must be a list of names of columns, got {columns!r}")
     for name in columns or []:
         if name in frame: continue
-        raise ValueError(f"{folder / table} has no column {name!r}{nearest(name, list(map(str, frame.columns)))}")
+        raise ValueError(f"{folder / table} has no column "
+                         f"{name!r}{nearest(name, list(map(str, frame.columns)))}")
     found = {}
     for name in columns or frame.columns:
         cells = frame[name].tolist()

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from .digits import check, in_blocks, uniforms
 from .spec import Benchmark, Rows, Spec, Truth
+from ..gate import InputError, brief, scalar, tensor_of
 from ..nets.text import BOS, EOS, PAD, UNK
 
 # %% ../../nbs/data/05_scenes.ipynb #bac8a85e
@@ -42,8 +43,8 @@ def kept(held_out: float) -> int:
     """How many cells train rows have when the share `held_out` is kept from them.
 
     `held_out` is in [0, 0.5]: ValueError on another share."""
-    if not (isinstance(held_out, (int, float)) and 0 <= held_out <= 0.5):
-        raise ValueError(f"held_out is {held_out!r}: want a share of the cells from 0 to 0.5")
+    if type(held_out) not in (int, float) or not 0 <= held_out <= 0.5:
+        raise InputError(f"held_out is {brief(held_out)}: want a share of the cells from 0 to 0.5")
     return len(CELLS) - round(held_out * len(CELLS))
 
 
@@ -467,12 +468,17 @@ def log_mel(wave: Tensor, rate: int = RATE) -> Tensor:
     """Standardised log-mels float32 [N, 32, 64], low bands first, of waveforms [N, 16000] at 8 kHz.
 
     ValueError on another rate or length."""
+    wave = tensor_of(wave, "waveform", f"floats [N, {SAMPLES}], two seconds each")
     if rate != RATE:
         remedy = f"resample with torchaudio.functional.resample(wave, {rate}, {RATE})"
         raise ValueError(f"sample rate is {rate} Hz: want {RATE}; {remedy}")
     if wave.dim() != 2 or wave.shape[1] != SAMPLES or not wave.is_floating_point():
         found = f"{wave.dtype} {list(wave.shape)}"
-        raise ValueError(f"waveform is {found}: want floats [N, {SAMPLES}], two seconds each")
+        raise InputError(f"waveform is {found}: want floats [N, {SAMPLES}], two seconds each")
+    if not wave.isfinite().all() or wave.abs().max() > 1:
+        low, high = wave.min().item(), wave.max().item()
+        raise InputError(f"waveform: want finite values in [-1, 1], got {low:.3g} to {high:.3g}; divide by "
+                         f"the largest, 32768 of 16 bits")
     power = mel()(wave.double())[..., :64]
     return (((power + FLOOR).log() - MEAN) / SPREAD).float()
 
@@ -564,7 +570,10 @@ def scenes(
     """Pictures [3, 32, 32], captions [LENGTH] and log-mels [32, 64] that share five factors.
 
     Judges learn from rows of their own. ValueError on a bad option."""
-    check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
+    options = check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
+    _, rows, test_rows, seed, availability = options.values()
+    held_out = scalar(held_out)
+    kept(held_out)                                                  # before any row is drawn
     draw = lambda index, split="test": draw_rows(index, split, seed, "full", held_out)
     return Benchmark(
         name="scenes",

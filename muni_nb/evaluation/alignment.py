@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from ..data.spec import Benchmark, Rows, Spec
 from .declare import Figure
 from .coherence import route_name
+from ..gate import InputError, held_arguments, typed
 from ..latent.contrast import info_nce
-from .verifier import cached, learns_from
+from .verifier import cached, check_training, learns_from
+from ..nets.image import PadTo
 from ..nets.precision import autocast
 from ..nets.text import BOS, EOS, PAD
 from ..training.progress import progress_bar
@@ -85,20 +87,25 @@ class Towers(nn.Module):
         kinds = [s.kind for s in specs.values()]
         if any(kinds.count(k) != 1 for k in ("image", "text", "audio")):
             want = "want one image, one text and one audio modality, as data.scenes has"
-            raise ValueError(f"{want}; got {', '.join(kinds)}")
+            raise InputError(f"{want}; got {', '.join(kinds)}")
         self.specs = {s.kind: s for s in specs.values()}
-        side = self.specs["image"].shape[-1]
+        channels, *sides = self.specs["image"].shape
+        side = max(sides)
+        self.squared = PadTo(side)                             # pictures that are none
         (length,) = self.specs["text"].shape
         mels, frames = self.specs["audio"].shape
         square = mels * math.ceil((frames / mels) ** 0.5)
         patch = square // 8
+        if square % 8 or square**2 % (mels * frames):
+            want = "want mels in multiples of 8, and frames of which whole copies fill a square, such as 32 x 64"
+            raise InputError(f"{self.specs['audio'].name}: towers {want}; got {mels} x {frames}")
         self.repeat = square**2 // (mels * frames)
         words = dict(
             vocab_size=self.specs["text"].classes, max_position_embeddings=PAD + 1 + length,
             pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
             hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
         vision = dict(
-            image_size=side, patch_size=side // 4,
+            image_size=side, patch_size=side // 4, num_channels=channels,
             hidden_size=96, intermediate_size=384, num_hidden_layers=3, num_attention_heads=6)
         sound = dict(
             num_mel_bins=mels, spec_size=square, patch_size=patch, patch_stride=[patch] * 2, window_size=4,
@@ -118,6 +125,7 @@ class Towers(nn.Module):
     def features(self, score: str, kind: str, x: Tensor) -> Tensor:
         "Unit vectors [B, 64] of prepared values [B, ...] of a kind, by the towers of a score; with gradients."
         nets = self.nets
+        if kind == "image": x = self.squared(x)
         if kind == "audio": x = x.repeat_interleave(self.repeat, -1).mT[:, None]
         match score, kind:
             case "clip" | "ais", "image": v = nets["clip"].get_image_features(pixel_values=x).pooler_output
@@ -137,7 +145,7 @@ class Towers(nn.Module):
         """Unit vectors [N, 64] of values [N, ...] of a kind, as rows hold or models draw them.
 
         On the CPU; the same whatever surrounds it."""
-        x = self.specs[kind].prepare(values.cpu())
+        x = self.specs[kind].prepare(values.cpu(), sure=True)
         with torch.autocast("cpu", enabled=False):
             return torch.cat([self.features(score, kind, part) for part in x.split(chunk)])
 
@@ -163,7 +171,8 @@ def train_pair(
     for _ in progress_bar(f"towers of {score}", steps, range(steps), shown=progress):
         row = torch.randint(len(lessons), (batch_size,), generator=generator)
         with autocast(precision):
-            a, b = (towers.features(score, s.kind, s.prepare(lessons.values[s.name][row])) for s in specs)
+            values = [s.prepare(lessons.values[s.name][row], sure=True) for s in specs]
+            a, b = (towers.features(score, s.kind, x) for s, x in zip(specs, values))
         loss = info_nce(a, b, 1 / scale.exp().clamp(max=100))
         optimiser.zero_grad()
         loss.backward()
@@ -178,6 +187,7 @@ def begin_as(net: nn.Module, other: nn.Module) -> None:
     net.load_state_dict({k: weights[k] for k in net.state_dict()})
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #83b628ef
+@typed
 def train_towers(
     bench: Benchmark,
     steps: int = 500,           # for each score
@@ -190,7 +200,8 @@ def train_towers(
 ) -> Towers:
     "Towers trained on the benchmark's lessons, on the CPU. ValueError for a benchmark without any."
     if bench.lessons is None:
-        raise ValueError(f"{bench.name} has no rows for judges to learn from: give the Benchmark `lessons`")
+        raise InputError(f"{bench.name} has no rows for judges to learn from: give the Benchmark `lessons`")
+    check_training(steps=steps, batch_size=batch_size, lr=lr, seed=seed, rows=rows)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         towers = Towers(bench.specs).requires_grad_(False)
@@ -213,6 +224,8 @@ def towers_for(
     **training,                                          # see `train_towers`
 ) -> Towers:
     "Towers, from the package or from `folder` if they are there, else trained and written."
+    training = held_arguments(train_towers, training)
+    check_training(**{k: v for k, v in training.items() if k != "precision"})
     towers = Towers(bench.specs)
     who = {"towers": learns_from(bench), "training": training, "version": 3}
     train = lambda: train_towers(bench, progress=progress, **training).state_dict()

@@ -50,7 +50,7 @@ def read(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor]) -> dict[st
     -1 where one shows nothing (a caption that is none)."""
     shown: dict[str, dict[str, Tensor]] = {a: {} for a in bench.attributes}
     for name, x in drawn.items():
-        found = judge[name].read(bench.specs[name].prepare(x.cpu()))
+        found = judge[name].read(bench.specs[name].prepare(x.cpu(), sure=True))
         for a in bench.carries[name]: shown[a][name] = found[a]
     return shown
 
@@ -260,7 +260,7 @@ def draw(
 # %% ../../nbs/evaluation/02_coherence.ipynb #45ccb17f
 def picture_of(spec: Spec, drawn: Tensor) -> Tensor | None:
     "What a person sees of drawn values [B, ...]; None if they are no pictures."
-    return KINDS[spec.kind].picture(spec.prepare(drawn.cpu()))
+    return KINDS[spec.kind].picture(spec.prepare(drawn.cpu(), sure=True))
 
 
 def unlike_draws(bench: Benchmark, drawn: Mapping[str, Tensor], keep: int) -> xr.Dataset:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..data.spec import KINDS, Benchmark, Rows, Spec
 from .declare import Figure, alike
 from .verifier import Exact, Judge, Verifier
+from ..gate import InputError
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #cf54039b
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -25,6 +26,9 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
     N, M >= 2, also below F. Units: features squared. Heusel et al. 2017. Biased upward at small N: compare it
     with real features at the same N."""
+    if min(len(a), len(b)) < 2:
+        raise InputError(f"want 2 or more rows of features each, got {len(a)} and {len(b)}")
+
     def moments(x):
         x = x.double()
         centred = x - x.mean(0)
@@ -41,6 +45,8 @@ def kid(a: Tensor, b: Tensor) -> tuple[float, float]:
 
     Unbiased squared MMD with a cubic kernel: no unit beyond that of the kernel. Binkowski et al. 2018; the
     estimator is that of Gretton et al. 2012, Lemma 6."""
+    if min(len(a), len(b)) < 3:
+        raise InputError(f"want 3 or more rows of features each, got {len(a)} and {len(b)}")
     a, b = a.double(), b.double()
     n, m = len(a), len(b)
     wide = a.shape[1]
@@ -99,7 +105,7 @@ def copy_share(drawn: Tensor, seen: Tensor, unseen: Tensor) -> float:
 def features_of(verifier: Verifier, spec: Spec, values: Tensor, chunk: int = 1000) -> Tensor:
     "Verifier features float32 [N, F] of values [N, ...] of a modality, on the CPU."
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        return torch.cat([verifier.features(spec.prepare(part)) for part in values.split(chunk)])
+        return torch.cat([verifier.features(spec.prepare(part, sure=True)) for part in values.split(chunk)])
 
 
 def some_of(bench: Benchmark, name: str, n: int, seed: int = 0) -> Tensor:
@@ -169,7 +175,7 @@ def fidelity(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor], rows: 
     count = {k: len(rows.available[index[k]]) for k in bench.views}
     views = [k for k in bench.views if k in drawn and not isinstance(judge[k], Exact) and count[k] >= 3]
     if not views: return xr.Dataset()
-    saved = lambda k, x: KINDS[bench.specs[k].kind].stored(bench.specs[k].prepare(x))
+    saved = lambda k, x: KINDS[bench.specs[k].kind].stored(bench.specs[k].prepare(x, sure=True))
     pictures = {k: saved(k, drawn[k].cpu()) for k in views}
     n = len(pictures[views[0]])
     other = independent(bench, n).values if bench.draw else {k: some_of(bench, k, n) for k in views}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data.digits import ATTRIBUTES, VIEWS, uniforms
 from ..data.spec import Benchmark, Rows, Spec, Truth
 from ..latent.gaussian import Posterior
-from ..models.base import Given, LatentModel
+from ..models.base import Given, LatentModel, draws_of
 
 # %% ../../nbs/evaluation/00_known.ipynb #ccf2649e
 def picture(digit: Tensor, quadrant: Tensor, crop: Tensor, size: int) -> Tensor:
@@ -111,7 +111,7 @@ class KnownModel(LatentModel):
 
     def encoded(self, values: Mapping[str, Tensor]) -> Given:
         "Prepared values, see `LatentModel.encoded`."
-        return Given({k: self.specs[k].prepare(x) for k, x in values.items()})
+        return Given({k: self.specs[k].prepare(x, sure=True) for k, x in values.items()})
 
     def _codes(self, shown: Mapping[str, Tensor], rows: int, joint: bool) -> tuple[Tensor, int]:
         "Means [B, C, 14] of the attribute blocks given what is `shown`, one component for each possible code; and C."
@@ -127,7 +127,8 @@ class KnownModel(LatentModel):
         """The exact posterior of each row: one component, or one for each code that is possible.
 
         ValueError if nothing is given."""
-        if not given: raise ValueError("nothing is given: the law of the latent is the prior, see prior_sample")
+        if not given:
+            raise ValueError("nothing is given: the law of the latent is the prior, see prior_sample")
         read = {k: read_picture(x) if k in VIEWS else {k: x} for k, x in self.encoded(given).items()}
         rows = len(next(iter(given.values())))
         shown = {a: read[k][a] for k in read for a in self.carries[k]}
@@ -168,6 +169,7 @@ class KnownModel(LatentModel):
 
     def prior_sample(self, n: int) -> Tensor:
         "n latents [n, 16] from the aggregate of leave-one-out posteriors."
+        n = draws_of(n)
         codes = self.prior_codes[0, torch.randint(self.prior_codes.shape[1], (n,))]
         present = (torch.rand(n, 1) >= 1 / len(self.names)) & (self.private is not None)
         crop = torch.where(present, 2 + torch.rand(n, 2), 0.0)
@@ -178,6 +180,7 @@ class KnownModel(LatentModel):
         "n latents for each row of `given`, adjacent: [B * n, 16]; from the prior if nothing is given."
         if present is not None:
             raise ValueError("a known model is given the same modalities in every row: leave out `present`")
+        n = draws_of(n)
         if not given: return self.prior_sample(n)
         posterior = self.posterior(given)
         posterior = posterior[torch.arange(len(posterior)).repeat_interleave(n)]
@@ -198,6 +201,10 @@ class KnownModel(LatentModel):
 
     def _blocks(self, z: Tensor) -> dict[str, Tensor]:
         return dict(zip(ATTRIBUTES, z[:, :14].split(list(ATTRIBUTES.values()), 1)))
+
+    def decoder_options(self, want: Sequence[str], options: Mapping) -> dict:
+        "None: they are ignored."
+        return {}
 
     def decode(self, z: Tensor, want: Sequence[str], **options) -> dict[str, Tensor]:
         """The wanted modalities of each z [B, 16]: what z says; what it leaves open is drawn for each modality.

@@ -114,7 +114,7 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
         carried = [a for a in bench.carries[name] if any(a in bench.carries[k] for k in tellers)]
         if not carried: continue
         if not labels: z = model.infer({k: rows.values[k] for k in tellers})
-        x = bench.specs[name].prepare(rows.values[name]).to(z.device)
+        x = bench.specs[name].prepare(rows.values[name], sure=True).to(z.device)
         saved = []
         for seed in torch.randint(2**31, (draws,)).tolist():
             losses = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..gate import one_of
 from .subsets import all_subsets
 
 # %% ../../nbs/latent/00_gaussian.ipynb #72af4426
@@ -130,8 +131,7 @@ def pool(
     """The posterior of each row's given experts.
 
     N(0, I) as a placeholder for a row that is given nothing."""
-    if pooling not in POOLINGS:
-        raise ValueError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
+    one_of(pooling, "pooling", list(POOLINGS))
     mean, logvar = (torch.where(mask[..., None], part, 0.0) for part in (mean, logvar))
     if pooling != "poe_prior":
         mask = torch.cat([mask[:, :1] | ~mask.any(1, keepdim=True), mask[:, 1:]], 1)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..data.spec import Spec
+from ..gate import number, typed
 from ..latent.gaussian import pool
 from ..latent.subsets import SUBSETS, size_uniform
-from .base import Latents
+from .base import Latents, draws_of
 from .experts import Experts
 from .muni import MUNI, Routes
 from ..nets.build import Sizes, prior_for
@@ -25,6 +26,7 @@ class ConditionalMUNI(MUNI):
     "MUNI whose prior is conditional on what is given (ours)."
     stage_lr = 3.0      # factor of the learning rate in the second stage
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -37,7 +39,7 @@ class ConditionalMUNI(MUNI):
         latents: Latents = Latents(),
     ):
         "As `MUNI`. ValueError for a `stage` not in (0, 1]."
-        if not 0 < stage <= 1: raise ValueError(f"stage is a fraction of training in (0, 1], got {stage!r}")
+        number(stage, "stage, a fraction of training,", most=1, above=0)
         super().__init__(specs, routes, sizes, max_logsnr, encoder_lr, latents)
         self.stage = stage
         self.stages = {stage: self.stage_lr} if stage < 1 else {}
@@ -100,5 +102,5 @@ class ConditionalMUNI(MUNI):
 
         From the flow conditional on what is given; posterior draws are what `draw` returns."""
         experts = self.encoded(given, present)
-        condition = self.condition(experts.mean, experts.logvar, experts.mask).repeat_interleave(n, 0)
+        condition = self.condition(experts.mean, experts.logvar, experts.mask).repeat_interleave(draws_of(n), 0)
         return self.prior.sample(len(condition), **asdict(self.latents), condition=condition)

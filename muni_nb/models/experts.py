@@ -15,8 +15,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.spec import Spec
+from ..gate import InputError, several_of, typed, whole
 from ..latent.gaussian import Posterior, pool
-from .base import LatentModel, Latents
+from .base import LatentModel, Latents, draws_of
 from ..nets.build import Sizes, encoder_for
 
 # %% ../../nbs/models/01_experts.ipynb #446aa21e
@@ -51,6 +52,7 @@ class ExpertModel(LatentModel):
     prior: nn.Module   # one of latent.prior
     latents = Latents()   # of a flow prior
 
+    @typed
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), **decoders):
         super().__init__(specs, sizes, **decoders)
         self.encoders = nn.ModuleDict({k: encoder_for(s, sizes) for k, s in specs.items()})
@@ -91,8 +93,7 @@ class Experts:
 
     def only(self, names: Sequence[str]) -> "Experts":
         "The same rows, given `names` alone."
-        if unknown := [k for k in names if k not in self.names]:
-            raise ValueError(f"unknown modality {unknown[0]!r}: this model has {', '.join(self.names)}")
+        names = several_of(names, "names", self.names, "modality", least=0)
         named = torch.tensor([k in names for k in self.names], device=self.mask.device)
         return replace(self, mask=self.mask & named)
 
@@ -109,14 +110,19 @@ def encoded(
 
     For `infer`, `posterior`, `rate` and `sample`."""
     if isinstance(values, Experts):
+        if values.names != tuple(self.names):
+            raise InputError(f"experts of {', '.join(values.names)} are of another model, this one has "
+                             f"{', '.join(self.names)}")
         if present is None: return values
-        raise ValueError("these rows are encoded: say what is present when encoding them, or use only(...)")
-    rows = max(map(len, values.values()), default=1)
-    present = {k: torch.as_tensor(v) for k, v in (present or {}).items()}
+        raise InputError("these rows are encoded: say what is present when encoding them, or use only(...)")
+    chunk = whole(chunk, "chunk", least=1)
+    tables = self.as_rows(values)
+    there = self.presence(tables, present)
+    rows = len(next(iter(tables.values()), [None]))
     parts = []
     for i in range(0, rows, chunk):
-        part_values = {k: v[i:i + chunk] for k, v in values.items()}
-        part_present = {k: v[i:i + chunk] if v.shape == (rows,) else v for k, v in present.items()}
+        part_values = {k: v[i:i + chunk] for k, v in tables.items()}
+        part_present = {k: v[i:i + chunk] for k, v in there.items()}
         prepared, mask = self.prepare(part_values, part_present)
         parts.append((*self.encode(prepared, mask), mask))
     mean, logvar, mask = (torch.cat(part) for part in zip(*parts))
@@ -152,6 +158,7 @@ def rate(
     The first is exact up to the prior's fit for one Gaussian (the second is then 0) and a mean over
     components for mixtures. Posteriors are pooled as at test time: for MoPoE this is the product, not the
     mixture that the prior was trained on."""
+    draws = whole(draws, "draws", least=1)
     pooled = self.pooled(self.encoded(given, present))
     return self.prior.rate(pooled, draws), self.prior.rate_gap(pooled)
 
@@ -160,7 +167,7 @@ def rate(
 @torch.no_grad()
 def prior_sample(self: ExpertModel, n: int) -> Tensor:
     "n latents [n, D] from the prior, a flow prior as `latents` says."
-    return self.prior.sample(n, **asdict(self.latents))
+    return self.prior.sample(draws_of(n), **asdict(self.latents))
 
 # %% ../../nbs/models/01_experts.ipynb #0d74e289
 @patch
@@ -175,7 +182,7 @@ def draw(
 
     From its posterior, or from the prior if it is given nothing."""
     experts = self.encoded(given, present)
-    rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(n)
+    rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(draws_of(n))
     posterior = self.prior.floored(self.pooled(experts))[rows]
     noise = torch.randn(len(rows), self.sizes.latent, device=self.device)
     pick = torch.rand(len(rows), device=self.device)

@@ -14,11 +14,12 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.spec import Spec
+from ..gate import InputError, check_fields, nearest, number, one_of, typed, whole
 from ..latent.flow import uniform_time, velocity_target
 from ..latent.subsets import proper_subset
-from .base import LatentModel, Part
+from .base import LatentModel, Part, draws_of
 from ..nets.blocks import TimedMLP, time_features
-from ..nets.build import KINDS, Sizes, autoencoder_for
+from ..nets.build import KINDS, Sizes, autoencoder_for, named_specs
 
 # %% ../../nbs/models/04_mld.ipynb #f6ca56d0
 def vp(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,12 +52,11 @@ class ScoreNetwork(TimedMLP):
 def code_widths(specs: Mapping[str, Spec], code: Mapping[str, int] | None) -> dict[str, int]:
     """Width of a code by kind: what `code` says, else the kind's own.
 
-    ValueError for a kind that there is not, or a width below 1."""
-    if unknown := [kind for kind in code or {} if kind not in KINDS]:
-        raise ValueError(f"code: unknown kind {unknown[0]!r}: choose of {', '.join(KINDS)}")
-    widths = {spec.kind: KINDS[spec.kind].code for spec in specs.values()} | dict(code or {})
-    if min(widths.values()) < 1: raise ValueError(f"codes must be at least 1 wide; got {widths}")
-    return widths
+    InputError for a kind that there is not, or a width below 1."""
+    for kind, width in (code or {}).items():
+        if kind not in KINDS: raise InputError(f"code: unknown kind {kind!r}{nearest(kind, list(KINDS))}")
+        whole(width, f"code of {kind}", least=1)
+    return {spec.kind: KINDS[spec.kind].code for spec in specs.values()} | dict(code or {})
 
 # %% ../../nbs/models/04_mld.ipynb #1ce834ce
 VARIANTS = ("multi_time", "uni", "inpaint")
@@ -71,10 +71,10 @@ class Codes:
     resample: int = 1      # passes over each step; more than 1 is RePaint's resampling, jumping by one step
 
     def __post_init__(self):
-        if self.sampler not in SAMPLERS or self.steps < 1 or self.resample < 1:
-            raise ValueError(
-                f"want sampler of {', '.join(SAMPLERS)}, steps and resample of at least 1; "
-                f"got {self.sampler!r}, {self.steps}, {self.resample}")
+        check_fields(self)
+        whole(self.steps, "steps", least=1)
+        whole(self.resample, "resample", least=1)
+        one_of(self.sampler, "sampler", list(SAMPLERS))
 
 # %% ../../nbs/models/04_mld.ipynb #bfc9634b
 class MLD(LatentModel):
@@ -84,6 +84,7 @@ class MLD(LatentModel):
     uniform times, masking and its weight. Ours: widths, both stages in one run."""
     settings = {**LatentModel.settings, "latents": Codes}
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -98,15 +99,14 @@ class MLD(LatentModel):
         latents: Codes = Codes(),                # how codes are sampled
     ):
         "ValueError for a wrong value."
+        specs = named_specs(specs)
         code = code_widths(specs, code)
-        for name, value, known in (("variant", variant, VARIANTS), ("process", process, tuple(PROCESSES))):
-            if value not in known: raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
-        if not 0 <= conditioned <= 1 or not 0 < stage < 1:
-            raise ValueError(
-                f"want conditioned in [0, 1] and stage in (0, 1); got {conditioned!r} and {stage!r}")
-        if min(width, depth, *code.values()) < 1:
-            raise ValueError(
-                f"widths and depth must be at least 1; got code {code}, width {width}, depth {depth}")
+        one_of(variant, "variant", list(VARIANTS))
+        one_of(process, "process", list(PROCESSES))
+        number(conditioned, "conditioned, a fraction of rows,", 0, 1)
+        number(stage, "stage, a fraction of training,", above=0, below=1)
+        whole(width, "width", least=1)
+        whole(depth, "depth", least=1)
         widths = [code[s.kind] for s in specs.values()]
         columns = dict(zip(specs, torch.arange(sum(widths)).split(widths)))
         pairs = {k: autoencoder_for(s, sizes, code[s.kind], width) for k, s in specs.items()}
@@ -123,6 +123,7 @@ class MLD(LatentModel):
             "variant": variant, "process": process, "code": code, "conditioned": conditioned,
             "stage": stage, "width": width, "depth": depth,
         }
+        self.dims = sum(widths)
         self.stages = {stage: 1.0}
         self.latents = latents
         owner = torch.arange(len(specs)).repeat_interleave(torch.tensor(widths))     # [D], column of the mask
@@ -208,7 +209,7 @@ def score_loss(self: MLD, code: Tensor, available: Tensor) -> Tensor:
     if self.options["process"] == "vp": miss = guess - noise
     else: miss = velocity_target(clean, guess) - velocity_target(code, noise)
     learned = ((times > 0) & available)[:, self.owner]
-    return (miss.square() * learned).sum(1) * (learned.shape[1] / learned.sum(1))
+    return (miss.square() * learned).sum(1) * (learned.shape[1] / learned.sum(1).clamp(min=1))
 
 # %% ../../nbs/models/04_mld.ipynb #44c01ea5
 @patch
@@ -270,6 +271,7 @@ def infer(
     """n draws of all codes for each row of `given`, adjacent: [B * n, D].
 
     Those of given modalities are their encodings. Rows may differ in what is `present`."""
+    n = draws_of(n)
     values, mask = self.prepare(given, present)
     z = self.encode(values, mask).repeat_interleave(n, 0)
     mask = mask.repeat_interleave(n, 0)

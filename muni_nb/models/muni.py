@@ -15,8 +15,9 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..data.spec import Spec
+from ..gate import InputError, check_fields, number, one_of, typed
 from ..latent.gaussian import POOLINGS, Posterior, pool
-from ..latent.subsets import SUBSETS, crossed
+from ..latent.subsets import SUBSETS, check_number, crossed
 from .base import Latents, ramped
 from .experts import ExpertModel
 from ..nets.build import Sizes, prior_for
@@ -42,20 +43,14 @@ class Routes:
                                            # error (inferred)
 
     def __post_init__(self):
+        check_fields(self)
         known = {"pooling": POOLINGS, "prior_subsets": SUBSETS, "shown": SUBSETS, "targets": ("all", "shown")}
-        for name, choices in known.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
-        for name in ("rate_weight", "label_weight"):
-            value = getattr(self, name)
-            if not value >= 0: raise ValueError(f"{name} must be at least 0, got {value!r}")
-        if not 0 <= self.rate_ramp <= 1:
-            raise ValueError(f"rate_ramp is a fraction of training, got {self.rate_ramp!r}")
-        if not 0 <= self.crossed <= 1:
-            raise ValueError(f"crossed is a fraction of rows, got {self.crossed!r}")
+        for name, choices in known.items(): one_of(getattr(self, name), name, list(choices))
+        for name in ("rate_weight", "label_weight"): number(getattr(self, name), name, least=0)
+        number(self.rate_ramp, "rate_ramp, a fraction of training,", 0, 1)
+        number(self.crossed, "crossed, a fraction of rows,", 0, 1)
         if self.crossed and self.targets == "shown":
-            raise ValueError("crossed rows do not show their target: it goes with targets \"all\"")
+            raise InputError("crossed rows do not show their target: it goes with targets \"all\"")
 
     def neighbours(self) -> dict[str, "Routes"]:
         "The cells one switch away from this one: mixture pooling, no detachment, prior on all subsets."
@@ -82,6 +77,7 @@ class MUNI(ExpertModel):
     Encoders, decoders and one flow prior, trained together."""
     settings = {**ExpertModel.settings, "routes": Routes, "latents": Latents}
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -91,7 +87,8 @@ class MUNI(ExpertModel):
         encoder_lr: float = 1.0,        # factor of the encoders' learning rate
         latents: Latents = Latents(),   # how the prior is sampled
     ):
-        if not encoder_lr > 0: raise ValueError(f"encoder_lr must be positive, got {encoder_lr!r}")
+        number(encoder_lr, "encoder_lr", above=0)
+        if routes.pooling == "mopoe": check_number(len(specs))
         super().__init__(specs, sizes)
         self.routes = routes
         self.max_logsnr = max_logsnr

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.spec import Rows, Spec
+from ..gate import InputError, number, typed, whole
 from ..latent.flow import SOLVERS, path, solver_times, uniform_time
 from ..latent.contrast import info_nce
 from ..latent.subsets import crossed, halves, ladder, size_uniform
-from .base import LatentModel, Latents, ramped
+from .base import LatentModel, Latents, draws_of, ramped
 from ..nets.blocks import time_features, zero_init
 from ..nets.build import KINDS, Sizes
 
@@ -121,6 +122,7 @@ class MUNITE(LatentModel):
     lr_scale = 3.0      # of its learning rate, see training.fit
     settings = {**LatentModel.settings, "latents": Latents}
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -154,16 +156,16 @@ class MUNITE(LatentModel):
         }
         fractions = {"ramp": ramp, "crossed": crossed}
         for name, value in counts.items():
-            if value < 1: raise ValueError(f"{name} must be at least 1, got {value!r}")
+            whole(value, name, least=1)
         if sizes.latent % registers or width % heads:
-            raise ValueError(
+            raise InputError(
                 "want latent divisible by registers and width by heads; "
                 f"got {sizes.latent}, {registers}, {width}, {heads}")
         for name, value in weights.items():
-            if not value >= 0: raise ValueError(f"{name} must be at least 0, got {value!r}")
-        if not temperature > 0: raise ValueError(f"temperature must be positive, got {temperature!r}")
+            number(value, name, least=0)
+        number(temperature, "temperature", above=0)
         for name, value in fractions.items():
-            if not 0 <= value <= 1: raise ValueError(f"{name} is a fraction, got {value!r}")
+            number(value, f"{name}, a fraction,", 0, 1)
         super().__init__(specs, sizes)
         self.latents = latents
         switches = {
@@ -248,6 +250,8 @@ def infer(
     """n latents for each row of `given`, adjacent: [B * n, D].
 
     Drawn given what is `present`, from nothing if nothing is; encoded where all is."""
+    n = draws_of(n)
+    chunk = whole(chunk, "chunk", least=1)
     values, mask = self.prepare(given, present)
     draws = torch.arange(len(mask), device=self.device).repeat_interleave(n)
     z = torch.randn(len(draws), 1, self.sizes.latent, device=self.device)
@@ -265,7 +269,7 @@ def infer(
 @patch
 def prior_sample(self: MUNITE, n: int) -> Tensor:
     "n latents [n, D] given nothing."
-    return self.infer({}, n)
+    return self.infer({}, draws_of(n))
 
 # %% ../../nbs/models/06_munite.ipynb #9cec2853
 @patch

@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.spec import Spec
-from .base import LatentModel
+from ..gate import InputError, typed
+from .base import LatentModel, draws_of
 from ..nets.build import KINDS, Sizes
 
 # %% ../../nbs/models/03_oracle.ipynb #95919a48
@@ -22,9 +23,13 @@ class Oracle(LatentModel):
 
     The attributes are the `category` modalities of `specs`."""
 
+    @typed
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes()):
         super().__init__(specs, sizes)
         labels = [name for name, spec in specs.items() if KINDS[spec.kind].is_label]
+        if not labels:
+            raise InputError(f"the oracle is told labels, and there is none among {', '.join(specs)}: "
+                             "give it a benchmark's attributes as labels, see data.spec.with_labels")
         tables = {name: nn.Embedding(specs[name].classes, sizes.latent) for name in labels}
         self.tables = nn.ModuleDict(tables)
 
@@ -45,8 +50,10 @@ def loss(
 ) -> dict[str, Tensor]:
     """Terms of the decoders given the true attributes, and their sum `loss`.
 
-    The labels of the rows must be available."""
+    Rows of which a label is not available are left out."""
     z = self.code(batch)
+    labels = [self.names.index(k) for k in self.tables]
+    available = available & available[:, labels].all(1, keepdim=True)
     terms = self.decoder_terms(batch, available, lambda rows, target: z[rows])
     return {**terms, "loss": self.weigh(terms, 1.0)}
 
@@ -62,9 +69,10 @@ def infer(
     """n latents for each row of given *labels*, adjacent [B * n, D].
 
     Labels that are not given are drawn, once per latent."""
-    if views := [k for k in given if k not in self.tables]:
-        raise ValueError(f"the oracle is told attributes and reads nothing: it cannot be given {views[0]!r}")
+    n = draws_of(n)
     values, mask = self.prepare(given, present)
+    if views := [k for k in values if k not in self.tables]:
+        raise InputError(f"the oracle is told attributes and reads nothing: it cannot be given {views[0]!r}")
     labels = {}
     for k, table in self.tables.items():
         drawn = torch.randint(table.num_embeddings, (len(mask) * n,), device=self.device)

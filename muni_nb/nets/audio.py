@@ -14,6 +14,7 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor, nn
 
+from ..gate import InputError, InputTypeError, tensor_of
 from .decoders import MeanDecoder
 from .image import ImageDecoder, ImageEncoder, patch_tokens, picture_trunk, upward_net
 from .kind import Kind, KindSizes
@@ -55,6 +56,10 @@ class AudioSizes(KindSizes):
     patch: int = 4
     time: float = 0.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_multiples(8, "encoder", "decoder", "mean")
+
     @classmethod
     def tiny(cls) -> "AudioSizes":
         return cls(encoder=(8, 16), decoder=(16, 16), cond=32, mean=(16, 16))
@@ -67,18 +72,21 @@ class AudioSizes(KindSizes):
 class AudioKind(Kind):
     "Standardised log-mel spectrograms [B, mels, frames], floats of about unit variance."
     name = "audio"
-    form = "(mels, frames)"
+    form = "(mels, frames), 1 or more of each"
+    wants = "standardised log-mels as floats"
     sizes = AudioSizes
 
-    def fits(self, spec) -> bool: return len(spec.shape) == 2 and spec.classes is None
+    def fits(self, spec) -> bool: return len(spec.shape) == 2 and spec.classes is None and min(spec.shape) >= 1
 
     def prepare(self, x: Tensor, spec) -> Tensor:
-        "To float32; ValueError, naming the modality, on a wrong type, on NaN and on infinity."
+        "To float32; InputError, naming the modality, on a wrong type, on NaN and on infinity."
         if not x.is_floating_point():
-            raise ValueError(f"{spec.name}: want a standardised log-mel as floats, got {x.dtype}")
+            raise InputTypeError(f"{spec.name}: want a standardised log-mel as floats, got {x.dtype}")
+        x = x.float()
         if not x.isfinite().all():
-            raise ValueError(f"{spec.name}: want finite values; take the logarithm of power plus a small constant")
-        return x.float()
+            raise InputError(f"{spec.name}: want finite values; take the logarithm of power plus a small "
+                             f"constant")
+        return x
 
     def encoder(self, spec, sizes: AudioSizes, latent: int) -> nn.Module:
         return AudioEncoder(spec.shape, latent, sizes.encoder)
@@ -118,6 +126,9 @@ def listen(power: Tensor, mel, iterations: int = 32, seed: int = 0) -> Tensor:
     whose rate they have. The same input and seed give the same waveform, and torch's generator is left as it
     was. ValueError for another number of bands."""
     from torchaudio.functional import griffinlim      # only who listens needs it
+    power = tensor_of(power, "power", "mel power as floats")
+    if not power.is_floating_point() or not power.isfinite().all():
+        raise InputError(f"power: want finite floats, got {power.dtype}")
     bank = mel.mel_scale.fb.T                         # [mels, frequencies]
     if power.shape[-2] != len(bank):
         raise ValueError(f"want power [B, {len(bank)}, frames] as `mel` makes it, got {list(power.shape)}")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..gate import InputError, InputTypeError
 from .blocks import Activation, ExpertHead, FiLM, ResBlock, zero_init
 from .decoders import FlowDecoder, MeanDecoder
 from .kind import Kind, KindSizes
@@ -37,7 +38,8 @@ class ImageEncoder(nn.Module):
         channels, *sides = shape
         halvings = min(sides).bit_length() - (3 if pool else 2)       # the shorter side -> 4 to 7, or 2 to 4
         if halvings < 1:
-            raise ValueError(f"want sides from {8 if pool else 4} on, got shape {tuple(shape)}: pad or resize")
+            raise InputError(f"want sides from {8 if pool else 4} on, got shape {tuple(shape)}: pad or "
+                             f"resize")
         cells = 2 if pool else math.prod(math.ceil(side / 2**halvings) for side in sides)
         widths = [widths[min(i, len(widths) - 1)] for i in range(halvings)]
         layers = []
@@ -127,6 +129,7 @@ def upward_net(shape: Sequence[int], latent: int, widths: Sequence[int] = (128, 
 
     `widths` are the channels from a grid upward whose shorter side is 4 to 8."""
     channels, *sides = shape
+    if min(sides) < 4: raise InputError(f"want sides from 4 on, got shape {tuple(shape)}: pad or resize")
     doublings = min(sides).bit_length() - 3
     grid = [math.ceil(side / 2**doublings) for side in sides]
     widths = [widths[min(i, len(widths) - 1)] for i in range(doublings + 1)]
@@ -203,6 +206,10 @@ class ImageSizes(KindSizes):
     patch: int = 2                            # pixels folded into channels, per side, before the U-Net
     time: float = 0.0                         # mean of the logit of the flow's times: below 0 towards noise
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_multiples(8, "encoder", "decoder", "mean")
+
     @classmethod
     def cpu(cls, size: int) -> "ImageSizes":
         "The U-Net starts on an 8x8 grid at 16 pixels and on a 16x16 grid above."
@@ -228,6 +235,7 @@ class ImageKind(Kind):
     "Pictures [B, C, H, W]: uint8, or floats in [-1, 1]."
     name = "image"
     form = "(C, H, W), 1 to 4 channels, sides from 4 on"
+    wants = "pictures as uint8 in 0..255 or floats in [-1, 1]"
     sizes = ImageSizes
     shared = True      # as published: one denoiser for all views of one shape
 
@@ -235,13 +243,25 @@ class ImageKind(Kind):
         return len(spec.shape) == 3 and spec.classes is None and 1 <= spec.shape[0] <= 4 and min(spec.shape[1:]) >= 4
 
     def prepare(self, x: Tensor, spec) -> Tensor:
-        "Image values to float32 in [-1, 1]; ValueError, naming the modality, on wrong type or range and on NaN."
+        "Image values to float32 in [-1, 1]; InputError, naming the modality, on wrong type or range and on NaN."
         if x.dtype == torch.uint8: return x.float() / 127.5 - 1
         if not x.is_floating_point():
-            raise ValueError(f"{spec.name}: want uint8 in 0..255 or floats in [-1, 1], got {x.dtype}")
+            raise InputTypeError(f"{spec.name}: want uint8 in 0..255 or floats in [-1, 1], got {x.dtype}")
         if not (x.isfinite().all() and (x.abs() <= 1).all()):
-            raise ValueError(f"{spec.name}: want finite values in [-1, 1]; clamp them, or pass uint8")
+            low, high = x.min().item(), x.max().item()
+            raise InputError(f"{spec.name}: want finite values in [-1, 1], got {low:.3g} to {high:.3g}; "
+                             f"clamp them, or pass uint8")
         return x.float()
+
+    def doubt(self, x: Tensor) -> str:
+        """Of floats of which nothing is below 0: pictures in [0, 1] look so.
+
+        Blank ones, of zeros or of ones alone, are what they seem."""
+        if not x.is_floating_point() or not x.numel(): return ""
+        low, high = x.min().item(), x.max().item()
+        if not (0 <= low < 1 and 0 < high <= 1): return ""
+        return (f"want [-1, 1], and nothing in {low:.3g} to {high:.3g} is below 0: "
+                "pass x * 2 - 1 if they are in [0, 1], or uint8 if they are so bright")
 
     def stored(self, x: Tensor) -> Tensor: return to_uint8(x)
 

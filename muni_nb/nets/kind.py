@@ -7,16 +7,33 @@ __all__ = ['KindSizes', 'Kind']
 
 # %% ../../nbs/nets/01_kind.ipynb #877e9c16
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor, nn
 
+from ..gate import InputError, check_fields
 from .blocks import SkipMLP
 
 # %% ../../nbs/nets/01_kind.ipynb #df14a2f2
 @dataclass(frozen=True)
 class KindSizes:
-    "How large the networks of a kind are; its defaults are for two CPU cores."
+    "How large the networks of a kind are; its defaults are for two CPU cores. InputError for a size below 1."
+
+    def __post_init__(self):
+        check_fields(self)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            sizes = value if isinstance(value, tuple) else (value,) if type(value) is int else ()
+            if value == () or any(size < 1 for size in sizes):
+                raise InputError(f"{each.name} must be at least 1, got {value!r}")
+
+    def check_multiples(self, of: int, *names: str) -> None:
+        "InputError unless the sizes `names` are multiples `of` a number, as groups of channels and heads want."
+        for name in names:
+            value = getattr(self, name)
+            if all(size % of == 0 for size in (value if isinstance(value, tuple) else (value,))): continue
+            raise InputError(f"{name} must be in multiples of {of}, got {value!r}")
 
     @classmethod
     def cpu(cls, size: int) -> "KindSizes":
@@ -37,6 +54,7 @@ class KindSizes:
 class Kind:
     "A kind of modality: what its values look like, its networks, and how it is shown."
     name: str                     # as it stands in a `Spec`
+    wants: str = "numbers"        # what its values are, for messages
     form: str                     # the shape and classes that a `Spec` of it states, for messages
     sizes: type = KindSizes
     discrete: bool = False        # values are numbers of classes, decoders have a likelihood; see `label_weight`
@@ -51,6 +69,14 @@ class Kind:
     def prepare(self, x: Tensor, spec) -> Tensor:
         "Network input of raw values [B, *shape]; ValueError, naming the modality, for a wrong type or range."
         raise NotImplementedError
+
+    def placeholder(self, spec) -> Tensor:
+        "A value of the `Spec` that `prepare` takes, for rows that have none."
+        return torch.zeros(spec.shape)
+
+    def doubt(self, x: Tensor) -> str:
+        "Why values [B, ...] may be meant otherwise, though each could be right; empty if there is no doubt."
+        return ""
 
     def stored(self, x: Tensor) -> Tensor:
         "Prepared or drawn values as rows of a benchmark hold them."

@@ -34,6 +34,8 @@ class LabelDecoder(nn.Module):
 
     `member` [B] is accepted, and idle, as a head serves one modality."""
 
+    options = ()
+
     def __init__(self, classes: int, latent: int, width: int = 256):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(latent, width), nn.SiLU(), nn.Linear(width, classes))
@@ -71,6 +73,7 @@ class CategoryKind(Kind):
     "Labels [B], integers."
     name = "category"
     form = "() and classes > 1"
+    wants = "labels, integers"
     sizes = CategorySizes
     discrete = True
     is_label = True

@@ -13,6 +13,7 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor, nn
 
+from ..gate import InputError, InputTypeError
 from .blocks import ExpertHead, SkipMLP, TimedBlock, zero_init
 from .decoders import FlowDecoder, MeanDecoder
 from .kind import Kind, KindSizes
@@ -81,17 +82,20 @@ class VectorKind(Kind):
     "Standardised features [B, F], floats of about unit variance."
     name = "vector"
     form = "(F,)"
+    wants = "standardised features as floats"
     sizes = VectorSizes
 
     def fits(self, spec) -> bool: return len(spec.shape) == 1 and spec.shape[0] > 0 and spec.classes is None
 
     def prepare(self, x: Tensor, spec) -> Tensor:
-        "To float32; ValueError, naming the modality, on a wrong type, on NaN and on infinity."
+        "To float32; InputError, naming the modality, on a wrong type, on NaN and on infinity."
         if not x.is_floating_point():
-            raise ValueError(f"{spec.name}: want standardised features as floats, got {x.dtype}")
+            raise InputTypeError(f"{spec.name}: want standardised features as floats, got {x.dtype}")
+        x = x.float()
         if not x.isfinite().all():
-            raise ValueError(f"{spec.name}: want finite features; say what is missing by the row's availability")
-        return x.float()
+            raise InputError(f"{spec.name}: want finite features; say what is missing by the row's "
+                             f"availability")
+        return x
 
     def encoder(self, spec, sizes: VectorSizes, latent: int) -> nn.Module:
         return VectorEncoder(*spec.shape, latent, sizes.encoder)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'train_step', 'recipe_of', 'checkpoint_of', 'checkpoint_bytes', 'fit', 'curves', 'rehearse']
+           'NonFiniteLoss', 'unusual', 'not_finite', 'train_step', 'recipe_of', 'checkpoint_of', 'checkpoint_bytes',
+           'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
 import json
@@ -21,10 +22,12 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data.batches import batch_at
+from ..data.batches import batch_at, rows_at
 from ..data.spec import Benchmark
 from ..files import FileError, as_values, ready_to_write, unreadable
-from ..gate import InputTypeError, check_fields, device_of, flag, nearest, number, one_of, place, whole
+from ..gate import (
+    InputTypeError, brief, check_fields, device_of, flag, nearest, number, one_of, place, whole)
+from ..nets.build import KINDS
 from ..nets.precision import PRECISIONS, autocast, precision_in_force
 from .checkpoint import pack, read_state, unpack, write_state
 from .muon import Muon, matrices
@@ -114,7 +117,7 @@ def seed_step(seed: int, step: int) -> None:
 def identity(model: nn.Module, bench: Benchmark, recipe: Recipe) -> dict:
     "What determines a run, as JSON values."
     return {"model": as_values(model.config(), "what a model's config() returns"),
-            "bench": as_values(bench.config, "a benchmark's config"),
+            "bench": as_values(bench.config, "a benchmark's config"), "rows": bench.train.digest,
             "recipe": as_values(asdict(recipe), "a recipe")}
 
 
@@ -128,38 +131,71 @@ def flat(values: Mapping, head: str = "") -> dict:
 
 def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     "FileError naming what differs between the run that wrote the checkpoint at `path` and this one."
-    old, new = flat(saved), flat(now)
+    old, new = flat({"rows": now.get("rows"), **saved}), flat(now)       # older ones did not say of which rows
     different = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if not different: return
-    raise FileError(f"{path} belongs to another run ({'; '.join(different)}): choose another folder or delete it")
+    raise FileError(f"{path} belongs to another run ({'; '.join(different)}): choose another folder or "
+                    f"delete it")
 
 # %% ../../nbs/training/01_fit.ipynb #76331acd
 class NonFiniteLoss(RuntimeError):
     "A loss or its gradient was NaN or infinite; nothing was updated by it."
 
 
-def train_step(model: nn.Module, optimiser: torch.optim.Optimizer, bench: Benchmark, recipe: Recipe, step: int, device: str) -> dict[str, Tensor]:
+def unusual(bench: Benchmark, recipe: Recipe, step: int, largest: float = 100.0) -> str:
+    "What is unusual in the rows of a step, values being of about unit size; empty if nothing is."
+    numbers = rows_at(len(bench.train), step, recipe.batch_size, recipe.seed)
+    rows = bench.train.select(numbers)
+    for spec, there in zip(bench.specs.values(), rows.available.unbind(1)):
+        if KINDS[spec.kind].discrete or not there.any(): continue
+        size = spec.prepare(rows.values[spec.name], there, sure=True).abs().flatten(1).amax(1)
+        if size.max() > largest:
+            row = numbers[size.argmax()]
+            return (f"{spec.name} of train row {row} reaches {size.max():.3g}, where about 1 is usual: "
+                    "standardise it, or leave the row out")
+    return ""
+
+
+def not_finite(what: str, model: nn.Module, bench: Benchmark, recipe: Recipe, step: int) -> NonFiniteLoss:
+    "What to tell of a loss or gradient that is not finite: its cause, if it can be seen, and what to do."
+    where = f"rows of batch_at(step={step}, batch_size={recipe.batch_size}, seed={recipe.seed})"
+    broken = not all(p.isfinite().all() for p in model.parameters())
+    smaller = f"nothing is unusual in the rows: choose a smaller lr than {recipe.lr:g}, or a smaller clip"
+    if broken: why = "the weights are not finite: build the model anew, or load it again"
+    else: why = unusual(bench, recipe, step) or smaller
+    return NonFiniteLoss(f"step {step}: {what}; {why} ({where})")
+
+
+def train_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    bench: Benchmark,
+    recipe: Recipe,
+    step: int,
+    device: str,
+) -> dict[str, Tensor]:
     "One update, a function of the weights and (seed, step); the terms of the loss."
     seed_step(recipe.seed, step)
-    where = f"step {step} (rows of batch_at(step={step}, batch_size={recipe.batch_size}, seed={recipe.seed}))"
     batch, available = batch_at(bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device)
     with autocast(recipe.precision, device):
         terms = model.loss(batch, available, progress=step / recipe.steps)
     if not terms["loss"].isfinite():
         values = ", ".join(f"{k} {v.item():.4g}" for k, v in terms.items())
-        raise NonFiniteLoss(f"{where}: {values}")
+        raise not_finite(f"the loss is not finite ({values})", model, bench, recipe, step)
     for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step, getattr(model, "stages", {}))
     optimiser.zero_grad(set_to_none=True)
     if terms["loss"].requires_grad: terms["loss"].backward()      # a batch may hold nothing to learn from
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    if not norm.isfinite(): raise NonFiniteLoss(f"{where}: gradient norm {norm.item()}")
+    if not norm.isfinite():
+        raise not_finite(f"the gradient norm is {norm.item()}", model, bench, recipe, step)
     optimiser.step()
     return {k: v.detach() for k, v in terms.items()}
 
 # %% ../../nbs/training/01_fit.ipynb #a5383e73
 def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     "The recipe that `fit` was told; InputTypeError naming a change that is none."
-    if not isinstance(recipe, Recipe | None): raise InputTypeError(f"recipe must be Recipe(...), got {recipe!r}")
+    if not isinstance(recipe, Recipe | None):
+        raise InputTypeError(f"recipe must be Recipe(...), got {recipe!r}")
     known = [field.name for field in fields(Recipe)]
     others = ["folder", "device", "save_every", "log_every", "progress", "recipe"]
     for name in changes:
@@ -171,7 +207,8 @@ def checkpoint_of(path: Path, who: Mapping) -> tuple[dict[str, Tensor], dict]:
     "Tensors and note of the checkpoint at `path`, if it is of the run `who`; FileError otherwise."
     tensors, note = read_state(path)
     lacks = [name for name in ("identity", "step", "seconds", "curve") if name not in note]
-    if lacks: raise unreadable(path, "checkpoint", f"it is of no run, it lacks {lacks[0]}", "choose another folder")
+    if lacks:
+        raise unreadable(path, "checkpoint", f"it is of no run, it lacks {lacks[0]}", "choose another folder")
     check_identity(path, note["identity"], who)
     return tensors, note
 
@@ -204,6 +241,12 @@ def fit(
     whole(log_every, "log_every", least=1)
     flag(progress, "progress")
     device = device_of(device)
+    if not isinstance(bench, Benchmark):
+        raise InputTypeError(f"bench must be a Benchmark, got {brief(bench)}")
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model must be a torch module, got {brief(model)}")
+    if hasattr(model, "specs"): bench = bench.arranged(model.specs)      # masks in the model's order
+    if hasattr(model, "check_weights"): model.check_weights()
     path = None if folder is None else place(folder) / "checkpoint.safetensors"
     who = {} if path is None else identity(model, bench, recipe)
     model.to(device, memory_format=torch.channels_last)

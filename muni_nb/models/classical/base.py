@@ -13,8 +13,10 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ...data.spec import Spec
+from ...gate import InputError, number, one_of, typed
 from ...latent.gaussian import Posterior, pool
 from ...latent.prior import NormalPrior
+from ...latent.subsets import check_number
 from ..base import Part, ramped
 from ..experts import ExpertModel
 from ...nets.build import Sizes, likelihood_for
@@ -27,6 +29,7 @@ class ClassicalVAE(ExpertModel):
     The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
     pixels."""
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -41,15 +44,15 @@ class ClassicalVAE(ExpertModel):
         columns: Mapping[str, list[int]] | None = None,
     ):
         if likelihood == "flow":
-            raise ValueError(
+            raise InputError(
                 "a method that needs log p(x|z) cannot use a flow decoder: choose 'laplace' or 'normal'; "
                 "the form of it with flow decoders is a Routes value of models.muni")
-        if likelihood not in LAWS:
-            raise ValueError(f"unknown likelihood {likelihood!r}: choose one of {', '.join(LAWS)}")
-        if not scale > 0: raise ValueError(f"scale must be positive, got {scale!r}")
-        if not (beta >= 0 and label_weight >= 0):
-            raise ValueError(f"beta and label_weight must be at least 0, got {beta!r} and {label_weight!r}")
-        if not 0 <= warmup <= 1: raise ValueError(f"warmup is a fraction of training, got {warmup!r}")
+        one_of(likelihood, "likelihood", list(LAWS))
+        if self.pooling == "mopoe": check_number(len(specs))
+        number(scale, "scale", above=0)
+        number(beta, "beta", least=0)
+        number(label_weight, "label_weight", least=0)
+        number(warmup, "warmup, a fraction of training,", 0, 1)
 
         def decoder(members: list[Spec]) -> nn.Module:
             whole = likelihood_for(members[0], sizes, likelihood, scale)
@@ -62,6 +65,7 @@ class ClassicalVAE(ExpertModel):
         self.warmup = warmup
         self.label_weight = label_weight
         self.encoders.lr_scale = self.decoders.lr_scale = 2.0    # found on quadrant digits, see training.fit
+        self.dims = sizes.latent
         self.prior = NormalPrior(sizes.latent)
 
     def arguments(self) -> dict:
@@ -105,7 +109,8 @@ def terms(
     Each modality's nats, a mean over its targets; `rate`, the mean of KL divergences in nats; and `loss`."""
     counts = targets.sum(0).clamp(min=1)
     means = {name: nats[name].sum() / count for name, count in zip(nats, counts)}
-    return {**means, "rate": rate.mean(), "loss": loss}
+    mean = rate.mean() if len(rate) else rate.sum()                 # of no bound: zero
+    return {**means, "rate": mean, "loss": loss}
 
 # %% ../../../nbs/models/classical/00_base.ipynb #1772f730
 def one_draw(posterior: Posterior) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from ...data.spec import Spec
+from ...gate import typed, whole
 from ...latent.gaussian import pool
 from ...latent.subsets import single
 from .base import ClassicalVAE
@@ -43,6 +44,7 @@ class MMVAE(ClassicalVAE):
     "Mixture of experts, Shi et al. 2019; other options as `ClassicalVAE`."
     pooling = "moe"
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -52,7 +54,7 @@ class MMVAE(ClassicalVAE):
         stratified: bool = False,   # every expert of a row draws in each step, not one
         **options,
     ):
-        if draws < 1: raise ValueError(f"draws, the latents of an expert, must be at least 1, got {draws!r}")
+        whole(draws, "draws, the latents of an expert,", least=1)
         super().__init__(specs, sizes, **options)
         self.draws = draws
         self.stratified = stratified

@@ -13,8 +13,10 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ...data.spec import Spec
+from ...gate import InputError, typed
 from ...latent.gaussian import Posterior, pool
 from ...latent.prior import NormalPrior
+from ..base import draws_of
 from .base import one_draw
 from .mmvae import MMVAE, normal_log_prob
 from ..experts import Experts
@@ -24,6 +26,7 @@ from ...nets.build import Sizes
 class MMVAEPlus(MMVAE):
     "MMVAE with private latents, Palumbo et al. 2023; other options as `MMVAE`."
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -34,7 +37,7 @@ class MMVAEPlus(MMVAE):
     ):
         private = sizes.latent // 2 if private is None else private
         if not 0 < private < sizes.latent:
-            raise ValueError(
+            raise InputError(
                 f"private, dimensions of a modality's own, must be between 1 and {sizes.latent - 1} "
                 f"of {sizes.latent}, got {private!r}")
         shared = sizes.latent - private
@@ -43,7 +46,8 @@ class MMVAEPlus(MMVAE):
         super().__init__(specs, sizes, columns=columns, **options)
         self.private = private
         self.shared = shared
-        self.prior = NormalPrior(shared + len(specs) * private)
+        self.dims = shared + len(specs) * private
+        self.prior = NormalPrior(self.dims)
         auxiliary = {k: torch.zeros(len(specs), private) for k in ("mean", "logvar")}
         self.auxiliary = nn.ParameterDict(auxiliary)
 
@@ -102,7 +106,7 @@ def draw(
 
     A modality's w is inferred if it is given and drawn from N(0, I) if not."""
     experts = self.encoded(given, present)
-    rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(n)
+    rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(draws_of(n))
     mean, logvar = (self.split(part)[1][rows] for part in (experts.mean, experts.logvar))
     noise = torch.randn_like(mean)
     inferred = mean + (logvar / 2).exp() * noise

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...data.spec import Spec
-from ...latent.subsets import all_subsets
+from ...gate import typed, whole
+from ...latent.subsets import MOST, all_subsets, any_subset
 from .base import ClassicalVAE, one_draw
 from ...nets.build import Sizes
 
@@ -21,6 +22,7 @@ class MVAE(ClassicalVAE):
     "Product of experts and prior, Wu and Goodman 2018; other options as `ClassicalVAE`."
     pooling = "poe_prior"
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -29,8 +31,7 @@ class MVAE(ClassicalVAE):
         subsets: int = 1,   # random ones a row, besides all and each alone (1 is ours)
         **options,
     ):
-        if subsets < 0:
-            raise ValueError(f"subsets, the random ones a row, must be at least 0, got {subsets!r}")
+        whole(subsets, "subsets, the random ones a row,", least=0)
         super().__init__(specs, sizes, **options)
         self.subsets = subsets
 
@@ -44,6 +45,10 @@ class MVAE(ClassicalVAE):
         several = (available.sum(1) > 1)[:, None, None]
         singles = torch.eye(len(self.names), dtype=torch.bool, device=available.device)
         alone = singles & available[:, None] & several
+        if len(self.names) > MOST:                        # the same law, drawn without a list of all
+            some = any_subset(available.repeat_interleave(self.subsets, 0))
+            some = some.view(len(available), self.subsets, len(self.names))
+            return torch.cat([available[:, None], alone, some], 1)
         every = all_subsets(len(self.names)).to(available.device)
         possible = (every <= available[:, None]).all(2)[:, None]
         score = torch.rand(len(available), self.subsets, len(every), device=available.device)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...data.spec import Spec
+from ...gate import number, typed
 from ...latent.gaussian import kl_normal
 from .base import ClassicalVAE, one_draw
 from ...nets.build import Sizes
@@ -22,6 +23,7 @@ class MVTCAE(ClassicalVAE):
     `beta` 2.5 is stated for larger pictures; other options as `ClassicalVAE`."""
     pooling = "poe"
 
+    @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
@@ -31,7 +33,7 @@ class MVTCAE(ClassicalVAE):
         beta: float = 1.0,
         **options,
     ):
-        if not 0 <= alpha <= 1: raise ValueError(f"alpha must be in [0, 1], got {alpha!r}")
+        number(alpha, "alpha", 0, 1)
         super().__init__(specs, sizes, beta=beta, **options)
         self.alpha = alpha
 
