@@ -90,15 +90,24 @@ def scalar(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    "The Python number or list in something of numpy or torch; TypeError for what is of neither. A `default` of json.dumps."
+    """The Python number or list in something of numpy or torch; TypeError for what is of neither.
+
+    A `default` of json.dumps."""
     if hasattr(value, "tolist"): return value.tolist()
     raise TypeError(f"and {value!r} is none")
 
 
-def in_range(value: float, name: str, least: float | None, most: float | None, above: float | None, below: float | None) -> None:
+def in_range(
+    value: float,
+    name: str,
+    least: float | None,
+    most: float | None,
+    above: float | None,
+    below: float | None,
+) -> None:
     "InputError unless `value` lies within the bounds that are given, `above` and `below` excluded."
     bounds = {"at least": least, "at most": most, "above": above, "below": below}
-    fits = {"at least": lambda b: value >= b, "at most": lambda b: value <= b, "above": lambda b: value > b, "below": lambda b: value < b}
+    fits = {"at least": value.__ge__, "at most": value.__le__, "above": value.__gt__, "below": value.__lt__}
     told = {words: bound for words, bound in bounds.items() if bound is not None}
     if all(fits[words](bound) for words, bound in told.items()): return
     wanted = " and ".join(f"{words} {bound}" for words, bound in told.items())
@@ -192,7 +201,9 @@ def _either(value: Any, members: Sequence, name: str) -> Any:
     wanted = []
     for each in kinds:
         try: return as_annotated(value, each, name)
-        except InputTypeError as error: wanted.append(str(error).removeprefix(f"{name} must be ").partition(", got ")[0])
+        except InputTypeError as error:
+            said = str(error).removeprefix(f"{name} must be ")
+            wanted.append(said.partition(", got ")[0])
     raise InputTypeError(f"{name} must be {' or '.join(wanted)}, got {brief(value)}")
 
 

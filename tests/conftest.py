@@ -6,3 +6,8 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg")
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    "The longest first, so that no worker waits for it alone at the end."
+    items.sort(key=lambda item: "papermill_sweep" not in item.name)

@@ -426,7 +426,6 @@ def test_numbers_of_models(name):
                "conditioned": [(2, "conditioned"), ("x", "conditioned")],
                "code": [({"imge": 3}, "imge.*did you mean image"), ({"category": 0}, "code"),
                         ({"category": 2.0}, "code"), (3, "code")]}
-    import inspect
     from muni_nb.experiments.run import arguments_of
     takes = arguments_of(made, "specs", "sizes", "routes")
     for option, bad in options.items():

@@ -3,7 +3,8 @@
   python tools/judges.py           those that are not there
   python tools/judges.py --anew    all of them
 
-Their training is that of `judge_for` and `towers_for`; after a change of it every figure changes: raise RESULTS_VERSION.
+Their training is that of `judge_for` and `towers_for`; after a change of it every figure changes:
+raise RESULTS_VERSION.
 """
 import sys
 

@@ -79,7 +79,7 @@ def thin(records: Path) -> None:
     for study in studies(records):
         kept = list(held(study).values())
         runs = [run_of(json.loads(ds.attrs["config"]), cell) for cell, _, ds in kept]
-        drawn: dict[str, int] = {}                                    # the first seed that drew, of runs alike but for it
+        drawn: dict[str, int] = {}                         # the first seed that drew, of runs alike but for it
         for run, (_, seed, ds) in zip(runs, kept):
             drew = any("draw" in v.dims for v in ds.data_vars.values())
             if drew: drawn[alike(run)] = min(seed, drawn.get(alike(run), seed))

@@ -1,7 +1,7 @@
 """Make `import torchaudio` work beside a CPU build of torch.
 
-torchaudio's compiled extension links CUDA. Beside a torch without CUDA it cannot be loaded, and torchaudio takes a broken
-extension for an error, but a missing one for normal: this removes it. Where the import works nothing is touched.
+torchaudio's compiled extension links CUDA. Beside a torch without CUDA it cannot be loaded, and torchaudio takes a
+broken extension for an error, but a missing one for normal: this removes it. Where the import works nothing is touched.
 """
 import importlib.util
 import shutil
