@@ -39,6 +39,9 @@ def batch_at(rows: Rows, specs: dict[str, Spec], step: int, batch_size: int, see
 
     `specs` in the order of the rows' columns. Raises what `rows_at` and `Spec.prepare` raise."""
     part = rows.select(rows_at(len(rows), step, batch_size, seed))
-    there = dict(zip(specs, part.available.unbind(1)))
-    batch = {k: spec.prepare(part.values[k].to(device), there[k], sure=True) for k, spec in specs.items()}
+    batch = {}
+    for (k, spec), there in zip(specs.items(), part.available.unbind(1)):
+        x = part.values[k].to(device)
+        try: batch[k] = spec.prepare(x, sure=True)
+        except InputError: batch[k] = spec.prepare(x, there, sure=True)     # what is not observed may be anything
     return batch, part.available.to(device)

@@ -435,6 +435,7 @@ def from_arrays(
     n = len(next(iter(table.values()))[0])
     for k, given in (available or {}).items():
         values, there = table[k]
+        if hasattr(given, "__len__"): check_lengths({"columns": n, f"available {k}": len(given)})
         table[k] = values, there & mask_of(given, f"available[{k!r}]", [n], single=False).numpy()
     present = np.stack([there for _, there in table.values()], 1)
     if not present.any(1).all():
