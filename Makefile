@@ -53,6 +53,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "muni_nb needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[dev]'
+	-@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1    # on all cores, where pip takes one
 	$(BIN)/python tools/repair_torchaudio.py
 	@touch $@

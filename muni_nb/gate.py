@@ -152,7 +152,7 @@ def as_annotated(value: Any, wanted: Any, name: str) -> Any:
         raise InputTypeError(f"{name} must be {wanted.__name__}(...), got {brief(value)}")
     origin, members = get_origin(wanted), get_args(wanted)
     if origin is tuple: return _tuple(value, members, name)
-    if origin is Sequence: return _sequence(value, members[0], name)
+    if origin in (Sequence, Iterable): return _sequence(value, members[0], name)
     if origin in (dict, Mapping): return _mapping(value, members, name)
     if origin in (Union, types.UnionType): return _either(value, members, name)
     return value

@@ -239,9 +239,8 @@ def test_a_benchmark_or_model_told_in_numbers_of_numpy_trains_into_a_folder(benc
         train = lambda: fit(model_of(bench), told, folder=tmp_path / str(i), **QUICK)
         for _ in range(2): tried(kind, lambda: train().sizes["term"] > 0, None)
     for bad in (object(), {1, 2}, lambda: None, b"bytes"):
-        told = replace(bench, config={**bench.config, "extra": bad})
-        train = lambda: fit(model_of(bench), told, folder=tmp_path / "bad", **QUICK)
-        tried(kind, train, "benchmark's config must be JSON values")
+        told = lambda: replace(bench, config={**bench.config, "extra": bad})
+        tried(kind, told, r"config\['extra'\] must be JSON values")
     assert not (tmp_path / "bad").exists()
 
 
