@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['InputError', 'InputTypeError', 'brief', 'near_names', 'nearest', 'one_of', 'several_of', 'scalar', 'plain',
-           'in_range', 'whole', 'number', 'flag', 'as_annotated', 'listed', 'check_fields', 'misfit', 'held_arguments',
-           'typed', 'tensor_of', 'mask_of', 'json_of', 'path_of', 'device_of', 'place']
+           'in_range', 'whole', 'number', 'flag', 'as_annotated', 'listed', 'gone_through', 'check_fields', 'misfit',
+           'held_arguments', 'typed', 'tensor_of', 'mask_of', 'json_of', 'path_of', 'device_of', 'place']
 
 # %% ../nbs/00_gate.ipynb #d315669f
 import dataclasses
@@ -152,7 +152,8 @@ def as_annotated(value: Any, wanted: Any, name: str) -> Any:
         raise InputTypeError(f"{name} must be {wanted.__name__}(...), got {brief(value)}")
     origin, members = get_origin(wanted), get_args(wanted)
     if origin is tuple: return _tuple(value, members, name)
-    if origin in (Sequence, Iterable): return _sequence(value, members[0], name)
+    if origin is Sequence: return _sequence(value, members[0], name)
+    if origin is Iterable: return _sequence(gone_through(value), members[0], name)
     if origin in (dict, Mapping): return _mapping(value, members, name)
     if origin in (Union, types.UnionType): return _either(value, members, name)
     return value
@@ -164,6 +165,11 @@ def listed(value: Any, name: str) -> list | tuple:
     if not isinstance(value, list | tuple):
         raise InputTypeError(f"{name} must be a list or tuple, got {brief(value)}")
     return value
+
+
+def gone_through(value: Any) -> Any:
+    "A generator, a set of keys and the like as a list; texts, dicts and what cannot be gone through as they are."
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping | list | tuple) else value
 
 
 def _sequence(value: Any, member: Any, name: str) -> list | tuple:
@@ -195,7 +201,7 @@ def _mapping(value: Any, members: Sequence, name: str) -> Mapping:
 def _either(value: Any, members: Sequence, name: str) -> Any:
     if value is None and type(None) in members: return None
     kinds = [each for each in members if each is not type(None)]
-    lists = [each for each in kinds if get_origin(each) in (tuple, Sequence)]
+    lists = [each for each in kinds if get_origin(each) in (tuple, Sequence, Iterable)]
     if lists and isinstance(value.tolist() if hasattr(value, "tolist") else value, list | tuple):
         return as_annotated(value, lists[0], name)
     wanted = []

@@ -21,8 +21,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ..data.spec import KINDS, Benchmark, Rows, Spec
+from ..files import alone, ready_to_write
 from ..gate import (
-    InputError, InputTypeError, brief, held_arguments, nearest, number, several_of, typed, whole)
+    InputError, InputTypeError, brief, held_arguments, nearest, number, place, several_of, typed, whole)
 from ..nets.precision import autocast
 from ..training.checkpoint import read_state, write_state
 from ..training.fit import seed_step
@@ -252,11 +253,15 @@ def cached(folder: str | Path | None, who: dict, train: Callable[[], dict[str, T
 
     From the package or from `folder` if it is there, else what `train` returns. What was trained is written
     to `folder` under a hash of `who` (None: not written)."""
+    if folder is not None: folder = place(folder)
     name = f"{hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
     if (SHIPPED / name).exists(): return read_judge(SHIPPED / name, who)
     if folder is None: return train()
-    path = Path(folder) / name
-    if not path.exists(): write_judge(path, who, train())
+    path = folder / name
+    if path.exists(): return read_judge(path, who)
+    ready_to_write(folder)                                  # before the training
+    with alone(path.with_suffix(".lock")):                  # another process may be training it
+        if not path.exists(): write_judge(path, who, train())
     return read_judge(path, who)
 
 
