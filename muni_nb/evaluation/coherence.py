@@ -109,15 +109,15 @@ def hits_of(
     bench: Benchmark,
     shown: Mapping[str, Mapping[str, Tensor]],      # as `read` returns
     rows: Rows,
-    told: Sequence[str],                            # attributes
+    attributes: Sequence[str],
 ) -> dict[tuple[str, str], Tensor]:
-    """{(wanted, attribute): 1 or 0 [B]}, whether rows show the true value of the attributes `told`.
+    """{(wanted, attribute): 1 or 0 [B]}, whether rows show the true value of the `attributes`.
 
     Of "strict": of all of these that the wanted modality shows. Of "both": the same where these are all there
     are."""
-    hits = {(m, a): (v == rows.attributes[a]).float() for a in told for m, v in shown[a].items()}
+    hits = {(m, a): (v == rows.attributes[a]).float() for a in attributes for m, v in shown[a].items()}
     for m in dict.fromkeys(m for m, _ in hits):
-        mine = [a for a in told if (m, a) in hits]
+        mine = [a for a in attributes if (m, a) in hits]
         hits[m, "strict"] = torch.stack([hits[m, a] for a in mine]).prod(0)
         if len(mine) == len(bench.attributes): hits[m, "both"] = hits[m, "strict"]
     return hits

@@ -108,27 +108,27 @@ def as_json(value):
     return json.loads(json.dumps(value, default=plain, allow_nan=False))
 
 
-def checked(told: Mapping, takes: Mapping, whom: str, types: Mapping = {}) -> dict:
-    """The arguments `told`, as JSON values, less those at the default in `takes`.
+def checked(arguments: Mapping, takes: Mapping, whom: str, types: Mapping = {}) -> dict:
+    """The `arguments` as JSON values, less those at the default in `takes`.
 
     InputError that names what `whom` does not take, or lacks, or what is not of its type."""
-    for name in told:
+    for name in arguments:
         remedy = nearest(name, list(takes)) if takes else ": it takes nothing"
         if name not in takes: raise InputError(f"{whom} takes no {name!r}{remedy}")
     for name, default in takes.items():
-        if default is inspect.Parameter.empty and name not in told:
+        if default is inspect.Parameter.empty and name not in arguments:
             raise InputError(f"{whom} needs {name!r}, which has no default")
-    told = {name: as_annotated(value, types.get(name), f"{whom}: {name}") for name, value in told.items()}
-    try: told = as_json({name: asdict(value) if is_dataclass(value) else value for name, value in told.items()})
+    held = {name: as_annotated(value, types.get(name), f"{whom}: {name}") for name, value in arguments.items()}
+    try: held = as_json({name: asdict(value) if is_dataclass(value) else value for name, value in held.items()})
     except (TypeError, ValueError) as error:
         raise InputError(f"{whom}: arguments of a run must be JSON values, {error}") from error
-    for name, value in told.items():
-        if isinstance(takes[name], float) and type(value) is int: told[name] = float(value)
-    return {name: value for name, value in told.items() if value != plainly(takes[name])}
+    for name, value in held.items():
+        if isinstance(takes[name], float) and type(value) is int: held[name] = float(value)
+    return {name: value for name, value in held.items() if value != plainly(takes[name])}
 
 
 def plainly(default):
-    "A default as a JSON value; what is none is described, and equals nothing that can be told."
+    "A default as a JSON value; what is none is described, and equals nothing that can be given."
     return json.loads(json.dumps(default, default=lambda value: asdict(value) if is_dataclass(value) else repr(value)))
 
 # %% ../../nbs/experiments/00_run.ipynb #ee20d62e

@@ -113,9 +113,9 @@ def spoken(seconds: float) -> str:
 _TOLD = None   # in a worker: the queue on which it says how far it is
 
 
-def _start_worker(threads: int, parent: int, told) -> None:
+def _start_worker(threads: int, parent: int, queue) -> None:
     global _TOLD
-    _TOLD = told
+    _TOLD = queue
     torch.set_num_threads(threads)
 
     def watch():
