@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'OURS', 'RENAMED', 'named', 'arguments_of', 'called',
-           'types_of', 'as_json', 'checked', 'plainly', 'bench_of', 'rows_of', 'digest', 'Run', 'run_of', 'settings']
+           'types_of', 'checked', 'plainly', 'bench_of', 'rows_of', 'digest', 'Run', 'run_of', 'settings']
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import hashlib
@@ -24,7 +24,7 @@ from ..data.spec import Benchmark, Spec, with_labels
 from ..evaluation.alignment import train_towers
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import train_verifier
-from ..gate import InputError, InputTypeError, as_annotated, check_fields, nearest, plain, whole
+from ..gate import InputError, InputTypeError, as_annotated, check_fields, json_of, nearest, whole
 from ..models.base import LatentModel, revived
 from ..models.classical.helvae import HELVAE
 from ..models.classical.mmvae import MMVAE
@@ -103,11 +103,6 @@ def types_of(made: Callable) -> dict:
     return found
 # %%
 #| export
-def as_json(value):
-    "A value as it comes back from JSON: tuples are lists, numbers of numpy and torch are Python's."
-    return json.loads(json.dumps(value, default=plain, allow_nan=False))
-
-
 def checked(arguments: Mapping, takes: Mapping, whom: str, types: Mapping = {}) -> dict:
     """The `arguments` as JSON values, less those at the default in `takes`.
 
@@ -119,9 +114,8 @@ def checked(arguments: Mapping, takes: Mapping, whom: str, types: Mapping = {}) 
         if default is inspect.Parameter.empty and name not in arguments:
             raise InputError(f"{whom} needs {name!r}, which has no default")
     held = {name: as_annotated(value, types.get(name), f"{whom}: {name}") for name, value in arguments.items()}
-    try: held = as_json({name: asdict(value) if is_dataclass(value) else value for name, value in held.items()})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{whom}: arguments of a run must be JSON values, {error}") from error
+    held = {name: asdict(value) if is_dataclass(value) else value for name, value in held.items()}
+    held = json.loads(json.dumps(json_of(held, f"{whom}: arguments of a run")))        # tuples are lists
     for name, value in held.items():
         if isinstance(takes[name], float) and type(value) is int: held[name] = float(value)
     return {name: value for name, value in held.items() if value != plainly(takes[name])}
