@@ -9,6 +9,7 @@ from muni_nb.data.spec import KINDS, Rows, Spec
 from muni_nb.experiments.run import MODELS, Run
 from muni_nb.models.munite import MUNITE
 from muni_nb.nets.build import Sizes
+from muni_nb.nets.sentence import TOKENS, packed
 from muni_nb.nets.text import BOS, EOS
 from muni_nb.nets.vector import VectorKind
 
@@ -18,6 +19,8 @@ SPECS = {
     "caption": Spec("caption", "text", (6,), 12),
     "sound": Spec("sound", "audio", (12, 20)),
     "feature": Spec("feature", "vector", (13,)),
+    "expected": Spec("expected", "regressed", (13,)),
+    "sentence": Spec("sentence", "sentence", (13 + TOKENS,), 12),
     "label": Spec("label", "category", classes=3),
 }
 
@@ -33,7 +36,8 @@ def rows():
     words = torch.randint(EOS + 1, 12, (8, 6), generator=generator)
     words[:, 0] = BOS
     words[:, 4:] = EOS
-    values |= {"caption": words, "label": torch.arange(8) % 3}
+    sentences = packed(torch.randn(8, 13, generator=generator), words[:, 1:5])
+    values |= {"caption": words, "sentence": sentences, "label": torch.arange(8) % 3}
     available = torch.rand(8, len(SPECS), generator=generator) < 0.8
     available[:, -1] = True
     return Rows({k: values[k] for k in SPECS}, {}, {}, available)
@@ -47,7 +51,7 @@ def test_a_model_learns_draws_and_saves_every_kind(name, rows, tmp_path):
     terms = model.loss(batch, available)
     terms["loss"].backward()
     assert all(v.isfinite() for v in terms.values())
-    given = {name: rows.values[name][:2] for name in ("grey", "feature")}
+    given = {name: rows.values[name][:2] for name in ("grey", "feature", "sentence")}
     if name == "Oracle": given = {"label": [0, 2]}
     twin = type(model).load(model.save(tmp_path))
     drawn, again = (m.sample(given, list(SPECS), steps=2, seed=0) for m in (model, twin))

@@ -125,7 +125,8 @@ def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[
     if not pictures:
         raise ValueError(f"none of {', '.join(rows.values)} can be drawn: show rows with a picture, sound "
                          f"or vector")
-    written = [(decode or kinds[k].lines)(v) for k, v in rows.values.items() if kinds[k].lines(v[:0]) is not None]
+    written = [decode(kinds[k].ids(v)) if decode else kinds[k].lines(v)
+               for k, v in rows.values.items() if kinds[k].lines(v[:0]) is not None]
     canvas, columns, lines = beside(pictures)
     n = len(rows)
     first = next(iter(pictures.values()))

@@ -20,11 +20,13 @@ from .blocks import TimedMLP
 from .image import IMAGE
 from .kind import Kind, KindSizes
 from .label import CATEGORY
+from .sentence import SENTENCE
 from .text import TEXT
-from .vector import VECTOR
+from .vector import REGRESSED, VECTOR
 
 # %% ../../nbs/nets/08_build.ipynb #fe13c7b7
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGE, CATEGORY, TEXT, AUDIO, VECTOR)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (IMAGE, CATEGORY, TEXT, AUDIO, VECTOR, REGRESSED, SENTENCE)}
 
 # %% ../../nbs/nets/08_build.ipynb #72ffd6ec
 TERMS = ("loss", "rate", "prior", "score", "apart", "distillation", "contrastive", "step")   # of learning curves
@@ -182,6 +184,14 @@ class Sizes:
     def paper(cls) -> "Sizes":
         "For the published budget on a GPU (stated for pictures and labels; depth of the prior inferred)."
         return cls.preset("paper", prior=512, prior_depth=4)
+
+    @classmethod
+    def features(cls) -> "Sizes":
+        """For the published run on image, text and audio as 768 features each, on a GPU.
+
+        Stated: the latent, the decoders and the total, 328.90 million; encoders and prior are such that they
+        fill it (inferred)."""
+        return cls.preset("paper", latent=768, prior=2816, prior_depth=4)
 
     def __repr__(self):
         return f"Sizes({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"

@@ -126,6 +126,10 @@ class Kind:
         "Values [N, ...] as pictures uint8 [N, 3, H, W], if they are shown so."
         return None
 
+    def ids(self, x: Tensor) -> Tensor:
+        "What a benchmark's `decode` makes captions of: values [N, ...], or the part of them that is token ids."
+        return x
+
     def lines(self, x: Tensor) -> list[str] | None:
         "Values [N, ...] as lines of text, if they are shown so."
         return None
