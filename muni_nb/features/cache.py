@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'PRECISIONS', 'AGAIN', 'BLOCK', 'KINDS_OF', 'Source', 'Meta', 'read_meta', 'differing', 'begin',
            'rows_file', 'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'Widened',
-           'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'corpora_of', 'check_alike', 'position_of',
-           'table_of', 'some_of', 'from_cache']
+           'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'nothing_in', 'corpora_of', 'check_alike',
+           'position_of', 'table_of', 'some_of', 'from_cache']
 
 # %% ../../nbs/features/01_cache.ipynb #c527708b
 import hashlib
@@ -360,11 +360,15 @@ class Sentences:
 KINDS_OF = {"image": "vector", "text": "vector", "audio": "regressed"}     # how they are decoded (stated)
 
 
+def nothing_in(cache: Path) -> FileError:
+    "What to tell of a folder that is no cache."
+    return FileError(f"{cache} holds no features: name another folder, or fill it: python -m muni_nb extract")
+
+
 def corpora_of(cache: Path, chosen: Sequence[str] | None) -> list[str]:
     "The corpora in a cache, or those that were chosen; FileError if there is none."
     found = sorted({path.parent.parent.name for path in cache.glob("*/*/meta.json")})
-    if not found:
-        raise FileError(f"{cache} holds no features: name another folder, or fill it: python -m muni_nb extract")
+    if not found: raise nothing_in(cache)
     return found if chosen is None else several_of(chosen, "corpora", found, "corpus")
 
 
