@@ -6,7 +6,7 @@
 __all__ = ['MODALITIES', 'PRECISIONS', 'AGAIN', 'BLOCK', 'KINDS_OF', 'Source', 'Meta', 'read_meta', 'differing', 'begin',
            'rows_file', 'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'Widened',
            'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'nothing_in', 'corpora_of', 'check_alike',
-           'position_of', 'table_of', 'some_of', 'from_cache']
+           'position_of', 'features_on_disk', 'table_of', 'some_of', 'from_cache']
 
 # %% ../../nbs/features/01_cache.ipynb #c527708b
 import hashlib
@@ -394,14 +394,17 @@ def position_of(splits: Sequence[Split], modality: str) -> Tensor:
     return torch.cat(found)
 
 # %% ../../nbs/features/01_cache.ipynb #01d9e76b
+def features_on_disk(splits: Sequence[Split], modality: str, source: Source, convert: Callable) -> OnDisk:
+    "The features of all rows of some splits, where they lie; `convert` is what is done to those that are read."
+    parts = [part for split in splits for part in split.parts.get(modality, ())]
+    array = Joined(parts or [np.empty((0, source.width), np.float32)])
+    return OnDisk(array, position_of(splits, modality), convert)
+
+
 def table_of(splits: Sequence[Split], sources: Mapping[str, Source], read: Mapping[str, Callable],
              tokens: Tokens | None) -> Rows:
     "The rows of some splits; features and captions stay where they are, `read` converts features {modality: [N, F]}."
-    values = {}
-    for k, source in sources.items():
-        parts = [part for split in splits for part in split.parts.get(k, ())]
-        array = Joined(parts or [np.empty((0, source.width), np.float32)])
-        values[k] = OnDisk(array, position_of(splits, k), read[k])
+    values = {k: features_on_disk(splits, k, source, read[k]) for k, source in sources.items()}
     if tokens:
         captions = [caption for split in splits for caption in split.captions]
         values["text"] = Sentences(values["text"], captions, tokens)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_ROWS', 'read_item', 'read_ahead', 'encoded', 'row_of', 'encode_shard', 'share_of', 'check_files', 'begun',
-           'Extracted', 'extract', 'overview', 'check_cache']
+           'Extracted', 'extract', 'learn_audio_code', 'overview', 'check_cache']
 
 # %% ../../nbs/features/04_extract.ipynb #a8beb3f4
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +18,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .cache import (
-    AGAIN, Meta, Split, begin, features_file, nothing_in, rows_file, write_shard)
+from ..data.own import OnDisk
+from .audio_code import learned_code, write_code
+from muni_nb.features.cache import (
+    AGAIN, Meta, Split, begin, check_alike, corpora_of, features_file, features_on_disk, nothing_in, rows_file,
+    write_shard)
 from .corpora import Corpus, Item
 from .encoders import Undecodable
 from ..files import alone, read_tensors, ready_to_write
@@ -163,6 +166,21 @@ def extract(
                 rows += sum("skipped" not in row for row in told)
     lacking = sum(not rows_file(folder, i).exists() for i in range(meta.shards))
     return Extracted(rows, skipped, perf_counter() - began, lacking)
+
+# %% ../../nbs/features/04_extract.ipynb #ead34949
+@typed
+def learn_audio_code(cache: str | Path, wide: int = 768, seed: int = 0, **recipe) -> tuple[Path, float]:
+    """Learn an `AudioCode` from the sounds of a cache; its file, and the share of the variance that it loses.
+
+    InputError if there are no sounds; `recipe`: see `learned_code`."""
+    cache = path_of(cache, "cache")
+    folders = [cache / corpus / "train" for corpus in corpora_of(cache, None)]
+    splits = [split for split in map(Split, filter(Path.is_dir, folders)) if "audio" in split.parts]
+    if not splits: raise InputError(f"no corpus in {cache} has sounds to learn from: extract one, such as AudioCaps")
+    heard = features_on_disk(splits, "audio", check_alike(splits)["audio"], torch.from_numpy)
+    heard = OnDisk(heard.array, heard.number[heard.number >= 0], heard.convert)
+    code = learned_code(heard, wide, seed, **recipe).cpu()
+    return write_code(cache / "audio-code.safetensors", code), code.error(heard[:10_000])
 
 # %% ../../nbs/features/04_extract.ipynb #72c91cea
 PUBLISHED_ROWS = {   # of the train splits (stated)
