@@ -25,7 +25,8 @@ def extract_options(options: argparse.ArgumentParser) -> None:
     "What `extract` can be told."
     options.add_argument("corpus", choices=CORPORA, help="how its files are laid out, see features.corpora")
     options.add_argument("folder", help="where they are")
-    options.add_argument("--split", default="train")
+    options.add_argument("--split", default="train", help="of the corpus, such as val2014")
+    options.add_argument("--part", default="", metavar="train|test", help="what it is for; as its split begins")
     options.add_argument("--name", default="", help="what it is called in the cache")
     options.add_argument("--cache", default="cache", help="folder of features, made if missing")
     for k in MODALITIES:
@@ -41,7 +42,7 @@ def extract_options(options: argparse.ArgumentParser) -> None:
 
 def run_extract(told: argparse.Namespace) -> None:
     "Encode a corpus."
-    corpus = read_corpus(told.corpus, told.folder, told.split, told.name)
+    corpus = read_corpus(told.corpus, told.folder, told.split, told.name, told.part)
     encoders = {k: encoder_of(k, getattr(told, k), told.device, told.dtype) for k in corpus.modalities}
     say(repr(corpus))
     done = extract(

@@ -10,7 +10,7 @@ __all__ = ['CORPORA', 'Item', 'Corpus', 'firsts', 'annotations', 'has_columns', 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -195,8 +195,12 @@ CORPORA: dict[str, Callable[[Path, str], Corpus]] = {
 
 
 @typed
-def read_corpus(kind: str, folder: str | Path, split: str = "train", name: str = "") -> Corpus:
-    "A corpus of a kind in a folder; `name` is what it is called in a cache. InputError for what is none."
+def read_corpus(kind: str, folder: str | Path, split: str = "train", name: str = "", part: str = "") -> Corpus:
+    """A corpus of a kind in a folder. InputError for what is none.
+
+    `name`, `part`: what it is called in a cache, and whether it is "train" or "test" there; by default as its
+    `split` begins."""
     read = CORPORA[one_of(kind, "corpus", list(CORPORA))]
     corpus = read(path_of(folder, "folder"), split)
-    return Corpus(name or corpus.name, corpus.split, corpus.folder, corpus.modalities, corpus.items)
+    part = part or ("train" if split.startswith("train") else "test")
+    return replace(corpus, name=name or corpus.name, split=one_of(part, "part", ("train", "test")))
