@@ -167,8 +167,8 @@ def real_score(score: str, task: Task, real: Vectors) -> float:
 # %% ../../nbs/evaluation/10_published_scores.ipynb #eb31dd79
 def unsupported(model, task: Task) -> str:
     "Why a model cannot do a task; empty if it can."
-    supports = getattr(model, "supports", None)
-    if supports and (why := supports(task.given)): return why
+    says = getattr(model, "unsupported", None)
+    if says and (why := says(task.given)): return why
     unread = [k for k in task.given if k not in model.reads]
     return f"this model cannot be given {unread[0]!r}" if unread else ""
 
@@ -243,8 +243,9 @@ def planned(model, bench: Benchmark, scorers: Mapping[str, Scorer], populations:
 def as_dataset(
     found: Mapping[str, Mapping[str, Mapping[str, float]]],      # task -> of `Reading.scores`
     plan: Plan,
+    scorers: Mapping[str, Scorer],
 ) -> xr.Dataset:
-    "Scores, what they are read against, and numbers of rows, by task and score."
+    "Scores, what they are read against, numbers of rows, and which models score, by task and score."
     measures = [s for s in READ_IN if any(s in TASKS[name].scores for name in plan.counts)]
     columns = {}
     for suffix, said in REFERENCES.items():
@@ -258,7 +259,9 @@ def as_dataset(
     columns["task_rows"] = "task", rows, one("rows that a task was scored on")
     columns["supported"] = "task", can, one("whether the model can do a task")
     columns["ais_most"] = "task", 100 - 100 / np.maximum(rows, 1), one("the most that AIS can be", "percent")
-    return xr.Dataset(columns, coords={"task": list(plan.counts), "measure": [CALLED[s] for s in measures]})
+    sources = [scorers[s].source if s in scorers else "" for s in measures]
+    coords = {"task": list(plan.counts), "measure": [CALLED[s] for s in measures], "scorer": ("measure", sources)}
+    return xr.Dataset(columns, coords=coords)
 
 # %% ../../nbs/evaluation/10_published_scores.ipynb #a43df46f
 def published_evaluation(
@@ -298,8 +301,7 @@ def published_evaluation(
             drawn = drawn_parts(model, task, population, n, renderers, seed, chunk, precision, **options)
             found[name] = reading.scores(task, population, n, drawn)
             bar.update(n)
-    sources = {s: each.source for s, each in scorers.items()}
-    ds = as_dataset(found, plan).assign_attrs(scorers=json.dumps(sources))
+    ds = as_dataset(found, plan, scorers)
     if not plan.left_out: return ds
     print(f"{bench.name}, left out: {spoken_reasons(plan.left_out)}")
     return ds.assign_attrs(tasks_left_out=json.dumps(plan.left_out, ensure_ascii=False))
