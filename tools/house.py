@@ -10,7 +10,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = ["latent", "nets", "data", "models", "training", "evaluation", "experiments"]   # from the top
+FLOORS = ["latent", "nets", "data", "models", "training", "features", "evaluation", "experiments"]   # from the top
 
 
 def imports() -> Counter:
