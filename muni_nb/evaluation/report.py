@@ -9,7 +9,7 @@ __all__ = ['LEAST', 'MOST', 'SETS', 'ROWS', 'as_read', 'few', 'many', 'unprobed'
 # %% ../../nbs/evaluation/07_report.ipynb #7dd3e425
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dataclasses import replace
 
@@ -78,13 +78,14 @@ def wanting(
     seen: Benchmark,
     judge: Judge,
     routes: Sequence[tuple[str, ...]],
+    refused: Mapping[tuple[str, ...], str],      # routes that the model has no draws for, and why
 ) -> dict[str, str]:
     "{figure: why it cannot be had}."
-    lost = {}
+    lost = {f"given {route_name(g)}": why for g, why in refused.items()}
     if why := few(known, known.test): lost["coherence, predictivity, minimality"] = why
     elif why := unprobed(known): lost["predictivity" if known.attributes else "coherence, predictivity"] = why
     elif why := many(bench): lost["predictivity, minimality"] = why
-    if not bench.truth and () not in routes: lost["fidelity"] = "no route draws from nothing"
+    if () in refused or not bench.truth and () not in routes: lost["fidelity"] = "no route draws from nothing"
     for a in bench.attributes:
         if a not in known.attributes: lost[f"attribute {a}"] = "no reader shows it"
     for k in known.views:
@@ -250,26 +251,29 @@ def evaluate(
 ) -> xr.Dataset:
     """All criteria of a model, as one dataset.
 
-    Of a model that cannot be given views the published routes are those without views. Without a truth it is
-    of complete test rows (fidelity: of those that have the view), and entropies and chance are measured from
-    the train rows. What cannot be had is named in the attribute `left_out`, {what: why} as JSON, and
-    printed."""
+    Of a model that cannot be given views the published routes are those without views; a route that it does
+    not support has no figures. Without a truth it is of complete test rows (fidelity: of those that have the
+    view), and entropies and chance are measured from the train rows. What cannot be had is named in the
+    attribute `left_out`, {what: why} as JSON, and printed."""
     began = time.perf_counter()
     check_evaluation(model, bench, judge, towers, rows, steps, seed, per_class, probe_steps)
     precision_in_force(precision, model.device)
     routes = routes_of(model, bench, routes)
     strengths, several = strengths_of(guidance)
     known, seen = as_read(bench, judge)
-    left_out = wanting(bench, known, seen, judge, routes)
+    refused = {g: why for g in routes if (why := model.unsupported(g))}
+    supported = [g for g in routes if g not in refused]
+    if not supported: raise InputError(f"no route is left: {next(iter(refused.values()))}")
+    left_out = wanting(bench, known, seen, judge, routes, refused)
     test = known.complete(bench.test, rows)
     whole = not few(known, known.test)
-    drawn = sum(len(bench.specs) - len(g) for g in routes) * len(strengths)     # modalities, over routes
+    drawn = sum(len(bench.specs) - len(g) for g in supported) * len(strengths)     # modalities, over routes
     bar = progress_bar("judging", drawn + drawn // 2, shown=progress)
     with torch.random.fork_rng(), autocast(precision, model.device):
         parts = []
         for strength in strengths:
             options = {"steps": steps, "guidance": strength}
-            part = judge_draws(model, seen, judge, rows, routes, seed, towers, bar.update, **options)
+            part = judge_draws(model, seen, judge, rows, supported, seed, towers, bar.update, **options)
             parts.append(part.assign_coords(guidance=strength))
         if several:
             parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
@@ -285,6 +289,7 @@ def evaluate(
     bar.update(bar.total - bar.n)
     bar.close()
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+    if refused: ds = ds.reindex(given=[*ds.given.values, *map(route_name, refused)])
     ds = in_order(ds, "given", [route_name(g) for g in routes])
     ds = in_order(ds, "attribute", [*known.attributes, "both"])
     if left_out:

@@ -32,7 +32,10 @@ from ..models.classical.mmvae_plus import MMVAEPlus
 from ..models.classical.mopoe import MoPoE
 from ..models.classical.mvae import MVAE
 from ..models.classical.mvtcae import MVTCAE
+from ..models.codi import CoDi
 from ..models.conditional import ConditionalMUNI
+from ..models.flowbind import FlowBind
+from ..models.joint_flow import JointFlow
 from ..models.mld import MLD
 from ..models.muni import MUNI, Routes
 from ..models.munite import MUNITE
@@ -46,7 +49,8 @@ RESULTS_VERSION = 3    # raised when any figure changes
 # %% ../../nbs/experiments/00_run.ipynb #1fb52644
 MODELS: dict[str, type[LatentModel]] = {
     "MUNI": MUNI, "ConditionalMUNI": ConditionalMUNI, "Oracle": Oracle, "MVAE": MVAE, "MMVAE": MMVAE, "MoPoE": MoPoE,
-    "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "HELVAE": HELVAE, "MLD": MLD, "MUNITE": MUNITE}
+    "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "HELVAE": HELVAE, "MLD": MLD, "MUNITE": MUNITE, "FlowBind": FlowBind,
+    "JointFlow": JointFlow, "CoDi": CoDi}
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes}
 
