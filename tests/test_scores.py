@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from muni_nb.evaluation.alignment import ais, cosine_score
 from muni_nb.evaluation.cider import cider, cider_each, words_of
 from muni_nb.evaluation.fidelity import frechet
-from muni_nb.evaluation.published_scores import TASKS, figure_name
+from muni_nb.evaluation.tasks import TASKS, figure_name
 from muni_nb.evaluation.scorers import canonical
 from muni_nb.experiments.published import COMPONENTS, IMAGE_TEXT_AUDIO
 

@@ -46,7 +46,7 @@ def likeness(written: Mapping[tuple, float], true: Mapping[tuple, float]) -> flo
 def cider_each(written: Sequence[Sequence], true: Sequence[Sequence]) -> np.ndarray:
     """CIDEr-D [N] of written captions, lists of words (or of token ids), by the true caption of each; 0 to 10.
 
-    Document frequencies are those of the true captions. Vedantam et al. 2015, as pycocoevalcap computes it.
+    Document frequencies are those of the true captions. Vedantam et al. 2015; equal to pycocoevalcap 1.2.
     InputError unless there are as many of both, and two or more."""
     if len(written) != len(true) or len(true) < 2:
         raise InputError(f"want two or more written captions, and as many true ones; got {len(written)} and "

@@ -16,7 +16,8 @@ import pandas as pd
 import xarray as xr
 
 from ..evaluation.declare import check_names
-from ..evaluation.published_scores import TASKS, task_figures
+from ..evaluation.published_scores import task_figures
+from ..evaluation.tasks import TASKS
 from .tables import check_figures, differences, over_seeds, verdict_of
 
 # %% ../../nbs/experiments/03_published.ipynb #3c88aa3c
