@@ -1,12 +1,12 @@
 "Renderers: the small ones on disk, and the pipelines of the published benchmark from tiny configurations."
-import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from muni_nb.data.spec import Benchmark, Rows, Spec, show_rows
+from muni_nb.data.spec import Benchmark, Rows, Spec
 from muni_nb.evaluation.verifier import Exact, judge_for
-from muni_nb.features.render import UnCLIP, AudioLDM, DecoderRenderer, pipeline_of, read_renderer, write_renderer
+from muni_nb.features.render import AudioLDM, DecoderRenderer, UnCLIP, read_renderer, write_renderer
 from muni_nb.files import FileError
 from muni_nb.gate import InputError
 from muni_nb.nets.build import Sizes
@@ -17,8 +17,8 @@ VOCABULARY = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4}
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    "The folder of a tokenizer of one word."
+def words():
+    "A tokenizer of one word."
     from transformers import PreTrainedTokenizerFast
     from tokenizers import Tokenizer, models
     names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -124,15 +124,17 @@ def test_features_are_shown_and_read_through_their_renderers(tmp_path):
     seen = {"a": Spec("a", "image", (3, 16, 16))}
     pictures = Rows({"a": renderer(rows.values["a"])}, rows.attributes, {}, rows.available)
     known = {"attributes": {"digit": 3}, "carries": {"a": ("digit",)}}
-    source = Benchmark("pixels", seen, pictures, pictures, config={}, **known)
-    bench = Benchmark("features", features, rows, rows, config={}, render={"a": renderer}, source=source, **known)
+    pixels = Benchmark("pixels", seen, pictures, pictures, config={}, **known)
+    of_features = {"config": {}, "render": {"a": renderer}, **known}
+    bench = Benchmark("features", features, rows, rows, source=pixels, **of_features)
     training = {"steps": 2, "width": 4, "progress": False}
-    judge, of_source = (judge_for(b, tmp_path, **training) for b in (bench, source))
     drawn = rows.values["a"]
-    assert judge["a"].read(drawn)["digit"].equal(of_source["a"].read(source.specs["a"].prepare(pictures.values["a"]))["digit"])
-    assert judge["a"].features(drawn).shape == (60, 256)
-    exact = Benchmark("pixels", seen, pictures, pictures, config={}, reads={"a": lambda x: {"digit": x[:, 0, 0, 0] > 0}}, **known)
-    assert isinstance(judge_for(Benchmark("features", features, rows, rows, config={}, render={"a": renderer}, source=exact, **known), tmp_path, **training)["a"], Exact)
+    reader = judge_for(bench, tmp_path, **training)["a"]
+    shown = judge_for(pixels, tmp_path, **training)["a"].read(seen["a"].prepare(pictures.values["a"]))
+    assert reader.read(drawn)["digit"].equal(shown["digit"]) and reader.features(drawn).shape == (60, 256)
     assert bench.show(3).images[0].get_array().shape == (16, 3 * 16 + 2, 3)
-    with pytest.raises(InputError, match="render speaks of 'b'"):
-        Benchmark("features", features, rows, rows, config={}, render={"b": renderer}, **known)
+
+    bright = lambda x: {"digit": (x[:, 0, 0, 0] > 0).long()}
+    exact = replace(bench, source=replace(pixels, reads={"a": bright}))
+    assert isinstance(judge_for(exact, tmp_path, **training)["a"], Exact)
+    with pytest.raises(InputError, match="render speaks of 'b'"): replace(bench, render={"b": renderer})

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..data.spec import Benchmark, Rows
 from ..files import FileError, unreadable
 from ..gate import InputError, tensor_of
+from ..models.base import revived
 from ..nets.build import KINDS, Sizes, Spec, decoder_for
 from ..training.checkpoint import read_state, write_state
 
@@ -36,7 +37,8 @@ class Renderer(nn.Module):
         "The same renderer, for features that were standardised by `mean` [F] and `spread` [F]."
         for name, value in (("mean", mean), ("spread", spread)):
             if value.shape != self.mean.shape:
-                raise InputError(f"{name} has shape {list(value.shape)}: this renderer reads features [N, {len(self.mean)}]")
+                found = f"{name} has shape {list(value.shape)}"
+                raise InputError(f"{found}: this renderer reads features [N, {len(self.mean)}]")
             getattr(self, name).copy_(value)
         return self
 
@@ -105,8 +107,8 @@ def read_renderer(path: str | Path) -> DecoderRenderer:
     tensors, note = read_state(path)
     remedy = "install the package again, or name a file that write_renderer wrote"
     if "options" not in note: raise unreadable(path, "renderer", "it does not say what it renders", remedy)
-    shape = tuple(note["spec"]["shape"])
-    renderer = DecoderRenderer(Spec(**note["spec"] | {"shape": shape}), note["width"], Sizes(**note["sizes"]), **note["options"])
+    spec, sizes = revived(Spec, note["spec"]), revived(Sizes, note["sizes"])
+    renderer = DecoderRenderer(spec, note["width"], sizes, **note["options"])
     renderer.load_state_dict(tensors)
     return renderer.eval().requires_grad_(False)
 
