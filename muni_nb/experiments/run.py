@@ -24,6 +24,7 @@ from ..data.spec import Benchmark, Spec, with_labels
 from ..evaluation.alignment import train_towers
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import train_verifier
+from ..features.scenes import scene_features
 from ..gate import InputError, InputTypeError, as_annotated, check_fields, json_of, nearest, whole
 from ..models.base import LatentModel, revived
 from ..models.classical.helvae import HELVAE
@@ -52,7 +53,7 @@ MODELS: dict[str, type[LatentModel]] = {
     "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "HELVAE": HELVAE, "MLD": MLD, "MUNITE": MUNITE, "FlowBind": FlowBind,
     "JointFlow": JointFlow, "CoDi": CoDi}
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
-    "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes}
+    "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes, "scene_features": scene_features}
 
 
 def named(name: str, known: Mapping[str, Callable], what: str) -> Callable:
