@@ -15,7 +15,7 @@ __all__ = ['ATTRIBUTES', 'CARRIES', 'CELLS', 'LEXICON', 'PARTS', 'TEMPLATES', 'S
 # %% ../../nbs/data/05_scenes.ipynb #0c53bc65
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -535,6 +535,7 @@ def draw_rows(
     availability: str = "full",     # of `MIXTURES`
     held_out: float = 0.0,
     block: int = 64,                # rows at once: small blocks stay in the cache
+    heard: Callable[[Tensor], Tensor] = log_mel,     # what is kept, in half precision, of waveforms [N, 16000]
 ) -> Rows:
     "The rows `index` of a split: each a function of its number, whatever is beside it."
     def draw(i: Tensor) -> dict[str, Tensor]:
@@ -542,10 +543,10 @@ def draw_rows(
         u = numbers(i, split, seed)
         seen = draw_image(factors, u["image"], u["noise"])
         written = write_captions(factors, u["text"])
-        wave, heard = draw_audio(factors, u["audio"], u["phases"])
-        values = {"text": tokenise(written.pop("text")), "audio": log_mel(wave).half()}
+        wave, sound = draw_audio(factors, u["audio"], u["phases"])
+        values = {"text": tokenise(written.pop("text")), "audio": heard(wave).half()}
         available = observed(u["available"][:, 0].contiguous(), availability)
-        return factors | seen | written | heard | values | {"available": available}
+        return factors | seen | written | sound | values | {"available": available}
 
     table = in_blocks(draw, index, block)
     pick = lambda names: {k: table[k] for k in names}

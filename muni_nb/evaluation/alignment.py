@@ -223,7 +223,10 @@ def towers_for(
     progress: bool = True,
     **training,                                          # see `train_towers`
 ) -> Towers:
-    "Towers, from the package or from `folder` if they are there, else trained and written."
+    """Towers, from the package or from `folder` if they are there, else trained and written.
+
+    Of features: those that look at what the features are of, the benchmark's `source`."""
+    bench = bench.source or bench
     training = held_arguments(train_towers, training)
     check_training(**{k: v for k, v in training.items() if k != "precision"})
     towers = Towers(bench.specs)

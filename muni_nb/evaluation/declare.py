@@ -45,13 +45,13 @@ def with_axes(ds: xr.Dataset) -> xr.Dataset:
 
     `modality`: all that are given or wanted. `given_size` [given]: how many modalities a given set has.
     `given_mask` [given, modality]: which. `carries` [modality, attribute]: what each shows, if that is known."""
-    if "given" not in ds.dims: return ds         # distances alone
+    if "given" not in ds.dims: ds = ds.assign_coords(given=np.array([], str))     # distances or published tasks alone
     if "given_mask" in ds.coords and ds.given_mask.dtype == bool: return ds
     ds = ds.drop_vars(AXES, errors="ignore")     # with gaps, if datasets of unlike given sets were joined
     sets = given_sets(ds)
     wanted = ds.want.values.tolist() if "want" in ds.dims else []
     modalities = list(dict.fromkeys([*wanted, *(k for given in sets for k in given)]))
-    mask = np.array([np.isin(modalities, list(given)) for given in sets])
+    mask = np.array([np.isin(modalities, list(given)) for given in sets], bool).reshape(len(sets), len(modalities))
     ds = ds.assign_coords(
         modality=modalities,
         given_size=("given", mask.sum(1)),

@@ -144,17 +144,22 @@ class KnownModel(LatentModel):
     def log_prior(self, z: Tensor) -> Tensor:
         "Log-density [B] in nats of z [B, 16] under the aggregate of leave-one-out posteriors; in float64."
         z = z.double()
-        count = self.prior_codes.shape[1]
-        logweight = torch.full((1, count), -math.log(count))
-        logvar = torch.full_like(self.prior_codes, 2 * math.log(self.noise)).double()
-        flat = Posterior(logweight, self.prior_codes.double(), logvar)
+        flat = sum(self._log_block(a, block) for a, block in self._blocks(z).items())
         absent = torch.distributions.Normal(0.0, self.private or self.noise).log_prob(z[:, 14:]).sum(1)
-        if self.private is None: return flat.log_prob(z[:, :14]) + absent
+        if self.private is None: return flat + absent
         share = 1 - 1 / len(self.names)     # of the leave-one-out sets that hold view0
         far = (z[:, 14:] - 2.5).abs()       # by symmetry: the difference of two small tails
         high, low = (torch.special.log_ndtr((edge - far) / self.private) for edge in (0.5, -0.5))
         present = (high + (-(low - high).exp()).log1p()).sum(1)
-        return flat.log_prob(z[:, :14]) + torch.logaddexp(math.log(share) + present, math.log1p(-share) + absent)
+        return flat + torch.logaddexp(math.log(share) + present, math.log1p(-share) + absent)
+
+    def _log_block(self, attribute: str, block: Tensor) -> Tensor:
+        "Log-density [B] of one attribute's block [B, n] of the latent: its codes are independent of the others."
+        n = block.shape[1]
+        code = torch.eye(n) if attribute in self.says else torch.zeros(1, n)
+        logweight = torch.full((1, len(code)), -math.log(len(code)))
+        logvar = torch.full((1, len(code), n), 2 * math.log(self.noise))
+        return Posterior(logweight.double(), code[None].double(), logvar.double()).log_prob(block)
 
     def rate(self, given: Mapping[str, Tensor], draws: int = 64) -> tuple[Tensor, Tensor]:
         """KL(posterior || prior) in nats [B], and by how much that is too high [B]: zero.

@@ -24,6 +24,7 @@ from ..data.spec import Benchmark, Spec, with_labels
 from ..evaluation.alignment import train_towers
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import train_verifier
+from ..features.scenes import scene_features
 from ..gate import InputError, InputTypeError, as_annotated, check_fields, json_of, nearest, whole
 from ..models.base import LatentModel, revived
 from ..models.classical.helvae import HELVAE
@@ -32,7 +33,10 @@ from ..models.classical.mmvae_plus import MMVAEPlus
 from ..models.classical.mopoe import MoPoE
 from ..models.classical.mvae import MVAE
 from ..models.classical.mvtcae import MVTCAE
+from ..models.codi import CoDi
 from ..models.conditional import ConditionalMUNI
+from ..models.flowbind import FlowBind
+from ..models.joint_flow import JointFlow
 from ..models.mld import MLD
 from ..models.muni import MUNI, Routes
 from ..models.munite import MUNITE
@@ -46,9 +50,10 @@ RESULTS_VERSION = 3    # raised when any figure changes
 # %% ../../nbs/experiments/00_run.ipynb #1fb52644
 MODELS: dict[str, type[LatentModel]] = {
     "MUNI": MUNI, "ConditionalMUNI": ConditionalMUNI, "Oracle": Oracle, "MVAE": MVAE, "MMVAE": MMVAE, "MoPoE": MoPoE,
-    "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "HELVAE": HELVAE, "MLD": MLD, "MUNITE": MUNITE}
+    "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "HELVAE": HELVAE, "MLD": MLD, "MUNITE": MUNITE, "FlowBind": FlowBind,
+    "JointFlow": JointFlow, "CoDi": CoDi}
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
-    "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes}
+    "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes, "scene_features": scene_features}
 
 
 def named(name: str, known: Mapping[str, Callable], what: str) -> Callable:

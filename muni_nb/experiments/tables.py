@@ -22,9 +22,11 @@ from ..evaluation.declare import Family, Figure, attributes_of, check_names, dec
 from ..evaluation.fidelity import fidelity_figures
 from ..evaluation.minimality import minimality_figures
 from ..evaluation.predictivity import predictivity_figures
+from ..evaluation.published_scores import task_figures
 
 # %% ../../nbs/experiments/01_tables.ipynb #656a0002
-ALL = (coherence_figures, predictivity_figures, minimality_figures, fidelity_figures, alignment_figures)
+ALL = (
+    coherence_figures, predictivity_figures, minimality_figures, fidelity_figures, alignment_figures, task_figures)
 
 
 def one_guidance(ds: xr.Dataset) -> float:

@@ -114,6 +114,10 @@ class LatentModel(nn.Module):
         "What probes read, as `infer`: draws of the posterior itself, where a model has one."
         return self.infer(given, n, present)
 
+    def unsupported(self, given: Sequence[str]) -> str:
+        "Why this model can draw nothing from the modalities `given`, () for none; empty if it can."
+        return ""
+
     def own_figures(self, rows: Rows) -> dict[str, tuple[float, dict]]:
         "Figures that only this model has, of complete test rows: {variable: (value, its attributes)}."
         return {}
@@ -259,6 +263,14 @@ def prepare(
     mask = torch.zeros(rows, len(self.names), dtype=torch.bool, device=self.device)
     for k, column in there.items(): mask[:, self.names.index(k)] = column.to(self.device)
     return values, mask
+
+# %% ../../nbs/models/00_base.ipynb #9e331b0a
+@patch
+def check_supported(self: LatentModel, mask: Tensor) -> None:
+    "InputError, saying why, for a row of which this model cannot draw given what `mask` [B, M] says."
+    for row in mask.unique(dim=0).tolist():
+        why = self.unsupported([name for name, there in zip(self.names, row) if there])
+        if why: raise InputError(f"{type(self).__name__}: {why}")
 
 # %% ../../nbs/models/00_base.ipynb #4438f952
 class Given(dict):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['zero_init', 'time_features', 'Activation', 'FiLM', 'ResBlock', 'TimedBlock', 'TimedMLP', 'WideBlock', 'GatedBlock',
-           'SkipMLP', 'ExpertHead']
+           'GatedMLP', 'SkipMLP', 'ExpertHead']
 
 # %% ../../nbs/nets/00_blocks.ipynb #e6ae4460
 import math
@@ -122,6 +122,22 @@ class GatedBlock(nn.Module):
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         scale, shift, gate = self.told(c).chunk(3, -1)
         return h + gate * self.mlp(self.norm(h) * (1 + scale) + shift)
+
+
+class GatedMLP(nn.Module):
+    "x [B, inputs], told `features` of the time [B, features] -> [B, outputs]: gated blocks; starts at zero."
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, features: int):
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.first, self.last = nn.Linear(inputs, width), zero_init(nn.Linear(width, outputs))
+        self.blocks = nn.ModuleList(GatedBlock(width, width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        time, h = self.time(features), self.first(x)
+        for block in self.blocks: h = block(h, time)
+        return self.last(self.norm(h)).float()
 
 # %% ../../nbs/nets/00_blocks.ipynb #skip0002
 class SkipMLP(nn.Module):

@@ -265,6 +265,8 @@ class ImageKind(Kind):
 
     def stored(self, x: Tensor) -> Tensor: return to_uint8(x)
 
+    def unflat(self, flat: Tensor, spec) -> Tensor: return super().unflat(flat, spec).clamp(-1, 1)
+
     def encoder(self, spec, sizes: ImageSizes, latent: int) -> nn.Module:
         return ImageEncoder(spec.shape, latent, sizes.encoder, sizes.pool)
 

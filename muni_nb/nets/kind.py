@@ -122,6 +122,18 @@ class Kind:
         remedy = "give the benchmark a reader of its values (`reads`)"
         raise ValueError(f"{spec.name}: no verifier reads kind {self.name!r}: {remedy}")
 
+    def flat(self, x: Tensor, spec) -> Tensor:
+        """Prepared values [B, ...] as rows of real numbers [B, F].
+
+        InputError for a kind whose values are none."""
+        if not self.discrete: return x.flatten(1)
+        remedy = "give the model the features of a frozen encoder instead, kind 'vector'"
+        raise InputError(f"{spec.name}: values of kind {self.name!r} are no real numbers; {remedy}")
+
+    def unflat(self, flat: Tensor, spec) -> Tensor:
+        "The values [B, ...] that rows of real numbers [B, F], drawn by a model, are nearest to."
+        return flat.unflatten(1, spec.shape)
+
     def picture(self, x: Tensor) -> Tensor | None:
         "Values [N, ...] as pictures uint8 [N, 3, H, W], if they are shown so."
         return None

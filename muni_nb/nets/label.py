@@ -92,5 +92,12 @@ class CategoryKind(Kind):
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
         return nn.Embedding(spec.classes, width), ()
 
+    def flat(self, x: Tensor, spec) -> Tensor:
+        "One-hot [B, classes], of mean 0 and variance 1 if all classes are alike frequent."
+        share = 1 / spec.classes
+        return (F.one_hot(x.long(), spec.classes) - share) / (share * (1 - share)) ** 0.5
+
+    def unflat(self, flat: Tensor, spec) -> Tensor: return flat.argmax(1)
+
 
 CATEGORY = CategoryKind()

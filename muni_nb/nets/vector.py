@@ -137,7 +137,7 @@ class RegressedDecoder(nn.Module):
 
     Its blocks are *inferred*. `member` [B] is accepted, and idle, as a decoder serves one modality."""
     options = ()
-    lr_scale = 2.0   # trains best at a higher learning rate than encoders do, see training.fit
+    lr_scale = 4.0   # trains best at a higher learning rate than encoders do, see training.fit
 
     def __init__(self, features: int, latent: int, width: int = 256, depth: int = 2):
         super().__init__()

@@ -1,0 +1,104 @@
+"Published scores: against other people's code where it is installed, and at published sizes."
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from muni_nb.evaluation.alignment import ais, cosine_score
+from muni_nb.evaluation.cider import cider, cider_each, words_of
+from muni_nb.evaluation.fidelity import frechet
+from muni_nb.evaluation.tasks import TASKS, figure_name
+from muni_nb.evaluation.scorers import canonical
+from muni_nb.experiments.published import COMPONENTS, IMAGE_TEXT_AUDIO
+
+
+def some_captions(n, seed, longest=14):
+    "Captions of some words, of which few are frequent and many rare; some are empty, or a single word."
+    rng = np.random.default_rng(seed)
+    words = np.array([f"w{i}" for i in range(200)])
+    law = 1 / np.arange(1, 201)
+    return [list(rng.choice(words, rng.integers(0, longest), p=law / law.sum())) for _ in range(n)]
+
+
+def plain_cider(written, true, sigma=6.0):
+    "CIDEr-D by its formula, vector by vector over all runs that occur."
+    total = np.zeros(len(true))
+    for n in range(1, 5):
+        runs = lambda words: [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+        known = {run: i for i, run in enumerate({run for words in [*written, *true] for run in runs(words)})}
+        count = np.zeros((2, len(true), max(1, len(known))))
+        for side, captions in enumerate((written, true)):
+            for row, words in enumerate(captions):
+                for run in runs(words): count[side, row, known[run]] += 1
+        df = (count[1] > 0).sum(0)
+        g, r = count * np.log(len(true) / np.maximum(df, 1))
+        norm = np.linalg.norm(g, axis=1) * np.linalg.norm(r, axis=1)
+        total += (np.minimum(g, r) * r).sum(1) / np.where(norm > 0, norm, 1)
+    shift = np.array([len(w) - len(t) for w, t in zip(written, true)])
+    return 10 * total / 4 * np.exp(-shift**2 / (2 * sigma**2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cider_is_its_formula(seed):
+    true = some_captions(60, seed)
+    written = [some_captions(1, 100 + seed)[0] if i % 3 else words[::-1] + words[:2] for i, words in enumerate(true)]
+    assert np.allclose(cider_each(written, true), plain_cider(written, true), atol=1e-12)
+
+
+def test_cider_is_that_of_pycocoevalcap():
+    scorer = pytest.importorskip("pycocoevalcap.cider.cider_scorer")
+    true = [words or ["w0"] for words in some_captions(80, 1)]
+    written = [words[1:] + words[:1] for words in true]
+    theirs = scorer.CiderScorer(n=4, sigma=6.0)
+    for w, t in zip(written, true): theirs += (" ".join(w), [" ".join(t)])
+    mean, each = theirs.compute_score()
+    assert np.allclose(cider_each(written, true), each) and math.isclose(cider(written, true), 100 * mean)
+
+
+def test_words_are_those_of_a_caption():
+    assert words_of("") == [] and words_of("Two DOGS, barking (loudly)") == ["two", "dogs", "barking", "loudly"]
+    assert words_of("Ein Käuzchen ruft") == ["ein", "käuzchen", "ruft"]
+
+
+class Largest(TorchDispatchMode):
+    "How many numbers the largest tensor has that is made meanwhile."
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        made = function(*arguments, **(named or {}))
+        if isinstance(made, torch.Tensor): self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_ais_at_the_published_size_needs_no_table():
+    n = 15_446
+    torch.manual_seed(0)
+    g, c = torch.randn(2, n, 4)
+    with Largest() as largest: found = ais(g, c, block=256)
+    assert abs(found - 50) < 1 and 256 * n <= largest.numbers < n**2 / 50
+
+
+def test_frechet_of_scaled_gaussians():
+    "Of N(0, I) and N(m, s^2 I): |m|^2 + F (s - 1)^2."
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 40_000, 6)
+    assert frechet(a, 2 * b + 1) == pytest.approx(6 + 6, rel=0.05)
+
+
+def test_canonical_correlations_of_more_dimensions_than_rows():
+    "The ridge keeps them finite, and rows that share nothing stay near nothing in cosine on others."
+    torch.manual_seed(0)
+    a, b = torch.randn(30, 40), torch.randn(30, 50)
+    to_a, to_b, correlation = canonical(a, b)
+    assert correlation.isfinite().all() and correlation.max() <= 1 + 1e-9
+    fresh = torch.randn(2000, 40).double() @ to_a, torch.randn(2000, 50).double() @ to_b
+    assert abs(cosine_score(*fresh)) < 3
+
+
+def test_published_tables_name_figures_of_the_tasks():
+    names = {figure_name(name, s) for name, task in TASKS.items() for s in task.scores}
+    for frame in IMAGE_TEXT_AUDIO.values():
+        assert set(frame.columns) <= names and frame.attrs["source"] and "no error bars" in frame.attrs["conditions"]
+    assert not COMPONENTS.isna().any(axis=None)

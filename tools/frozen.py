@@ -1,0 +1,204 @@
+"""Train the frozen models of the scenes features, and write them to muni_nb/frozen.
+
+  python tools/frozen.py               those that are not there
+  python tools/frozen.py image text    these anew, of: encoders, writer, image, audio, text
+
+Encoders first: what renders (image, audio, text) reads their features. About an hour of one core for all. After a
+change every figure of `scene_features` changes: raise RESULTS_VERSION.
+"""
+import shutil
+import sys
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from muni_nb.data.scenes import CARRIES, RATE, SPECS, VOCABULARY, draw_rows, tokenizer
+from muni_nb.data.spec import Benchmark, Rows, Spec
+from muni_nb.features.render import DecoderRenderer, pairs_of, write_renderer
+from muni_nb.features.scenes import FROZEN, HOP, WIDTH, AudioCode, Sentence, audio_features, encoders, heard
+from muni_nb.latent.contrast import info_nce
+from muni_nb.nets.build import Sizes
+from muni_nb.nets.text import BOS, EOS, PAD
+from muni_nb.training.fit import fit
+
+SEED = 20_512_015     # of rows that no benchmark of a usual seed has
+ROWS = 20_000
+GEMMA = dict(
+    vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16, max_position_embeddings=128, sliding_window=64,
+    pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, attn_implementation="eager")
+
+
+class Aligned(nn.Module):
+    "Encoders of pictures, captions and sounds, trained so that each knows what it shares with either of the others."
+
+    def __init__(self):
+        from transformers import ClapAudioConfig, ClapAudioModelWithProjection
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+        from transformers import Gemma3TextConfig, Gemma3TextModel
+        super().__init__()
+        self.image = CLIPVisionModelWithProjection(CLIPVisionConfig(
+            image_size=32, patch_size=8, hidden_size=96, intermediate_size=384, num_hidden_layers=3,
+            num_attention_heads=6, projection_dim=WIDTH, attn_implementation="eager"))
+        self.text = Sentence(
+            Gemma3TextModel(Gemma3TextConfig(**GEMMA, use_bidirectional_attention=True)),
+            nn.Linear(64, 128, bias=False),
+            nn.Linear(128, WIDTH, bias=False))
+        self.audio = ClapAudioModelWithProjection(ClapAudioConfig(
+            num_mel_bins=32, spec_size=64, patch_size=8, patch_stride=[8, 8], window_size=4, depths=[1, 2],
+            num_attention_heads=[3, 6], patch_embeds_hidden_size=48, hidden_size=96, hidden_dropout_prob=0.0,
+            projection_dim=WIDTH, attn_implementation="eager"))
+        self.heads = nn.ModuleDict({f"{a}-{b}": nn.Linear(WIDTH, WIDTH) for a in CARRIES for b in CARRIES if a != b})
+        self.scale = nn.Parameter(torch.tensor(1 / 0.07).log())     # CLIP's first temperature
+
+    def loss(self, batch: dict[str, Tensor], available: Tensor, progress: float | None = None) -> dict[str, Tensor]:
+        "InfoNCE of the three pairs, each in a space of its own; for `training.fit`."
+        found = {"image": self.image(pixel_values=batch["image"]).image_embeds,
+                 "text": self.text(batch["text"]),
+                 "audio": audio_features(self.audio, batch["audio"])}
+        return self.contrast(found)
+
+    def contrast(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        "The loss of features [B, WIDTH], and its terms."
+        temperature = 1 / self.scale.exp().clamp(max=100)
+        terms = {}
+        for a, b in combinations(CARRIES, 2):
+            one = self.heads[f"{a}-{b}"](found[a])
+            other = self.heads[f"{b}-{a}"](found[b])
+            terms[f"{a}-{b}"] = info_nce(one, other, temperature)
+        return {"loss": sum(terms.values()), **terms}
+
+
+class Looking(nn.Module):
+    "Its encoder of pictures going on alone, as pictures take longest: captions and sounds are features already."
+
+    def __init__(self, aligned: Aligned):
+        super().__init__()
+        self.aligned = aligned
+
+    def loss(self, batch: dict[str, Tensor], available: Tensor, progress: float | None = None) -> dict[str, Tensor]:
+        return self.aligned.contrast(batch | {"image": self.aligned.image(pixel_values=batch["image"]).image_embeds})
+
+
+class Written(nn.Module):
+    "A causal language model of captions."
+
+    def __init__(self):
+        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+        super().__init__()
+        self.model = Gemma3ForCausalLM(Gemma3TextConfig(**GEMMA))
+
+    def loss(self, batch: dict[str, Tensor], available: Tensor, progress: float | None = None) -> dict[str, Tensor]:
+        ids = batch["text"]
+        said = self.model(input_ids=ids, attention_mask=(ids != PAD).long(), use_cache=False).logits
+        target = ids.masked_fill(ids == PAD, -100)
+        return {"loss": nn.functional.cross_entropy(said[:, :-1].mT, target[:, 1:])}
+
+
+def bench_of(specs: dict[str, Spec], values: dict[str, Tensor]) -> Benchmark:
+    "Rows to learn from, of these modalities."
+    rows = len(next(iter(values.values())))
+    table = Rows({k: values[k] for k in specs}, {}, {}, torch.ones(rows, len(specs)).bool())
+    return Benchmark("lessons", specs, table, table.select(slice(8)), {}, {}, {})
+
+
+def fresh(name: str) -> Path:
+    "An empty folder of this name."
+    shutil.rmtree(FROZEN / name, ignore_errors=True)
+    (FROZEN / name).mkdir(parents=True)
+    return FROZEN / name
+
+
+def train_encoders() -> None:
+    "Pictures', captions' and sounds' encoders, and the audio autoencoder."
+    values = draw_rows(range(ROWS), "judge", SEED, heard=heard).values
+    torch.manual_seed(11)
+    aligned = Aligned()
+    specs = {"image": SPECS["image"], "text": SPECS["text"], "audio": Spec("audio", "audio", (63, 32))}
+    how = {"batch_size": 128, "lr": 2e-3, "warmup": 80, "betas": (0.9, 0.98), "weight_decay": 0.02, "ema": 0.99,
+           "clip": 5.0, "lr_scales": False, "precision": "float32"}
+    fit(aligned, bench_of(specs, values), steps=1_000, seed=11, **how)
+    with torch.no_grad():
+        aligned.eval()
+        said = torch.cat([aligned.text(x) for x in values["text"].split(500)])
+        clap = torch.cat([audio_features(aligned.audio, x.float()) for x in values["audio"].split(500)])
+        aligned.train()
+    specs |= {"text": Spec("text", "vector", (WIDTH,)), "audio": Spec("audio", "vector", (WIDTH,))}
+    fit(Looking(aligned), bench_of(specs, values | {"text": said, "audio": clap}), steps=1_200, seed=15, **how)
+    torch.manual_seed(12)
+    code = AudioCode(WIDTH, WIDTH)
+    fit(code, bench_of({"clap": Spec("clap", "vector", (WIDTH,))}, {"clap": clap}),
+        steps=2_000, batch_size=256, lr=2e-3, seed=12, precision="float32")
+    write_encoders(aligned, code)
+
+
+def write_encoders(aligned: Aligned, code: AudioCode) -> None:
+    "As folders of transformers, in half precision; the words' as sentence-transformers lays them out."
+    from transformers import ClapFeatureExtractor, CLIPImageProcessor
+    folder = fresh("scenes-image")
+    aligned.half().image.save_pretrained(folder)
+    side, grey = {"height": 32, "width": 32}, [0.5, 0.5, 0.5]
+    CLIPImageProcessor(size=side, crop_size=side, image_mean=grey, image_std=grey).save_pretrained(folder)
+
+    folder = fresh("scenes-text")
+    aligned.text.model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    for name, dense in (("2_Dense", aligned.text.up), ("3_Dense", aligned.text.down)):
+        (folder / name).mkdir()
+        save_file({"linear.weight": dense.weight.detach().contiguous()}, folder / name / "model.safetensors")
+
+    folder = fresh("scenes-audio")
+    aligned.audio.save_pretrained(folder)
+    ClapFeatureExtractor(
+        feature_size=32, sampling_rate=RATE, hop_length=HOP, fft_window_size=512, max_length_s=2, frequency_min=40,
+        frequency_max=4000, truncation="rand_trunc").save_pretrained(folder)
+    save_file(code.half().state_dict(), folder / "code.safetensors")
+
+
+def train_writer() -> None:
+    "A language model that knows captions and nothing else."
+    torch.manual_seed(13)
+    written = Written()
+    values = draw_rows(range(ROWS), "judge", SEED).values
+    fit(written, bench_of({"text": SPECS["text"]}, values), steps=1_000, batch_size=128, lr=2e-3, lr_scales=False,
+        seed=13, precision="float32")
+    folder = fresh("scenes-lm")
+    written.model.half().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+RENDERERS = {   # sizes, of drawing, of training
+    "image": (Sizes(image_decoder=(32, 64, 96), image_time=-0.7), {"steps": 8, "guidance": 1.5},
+              {"steps": 3_000, "batch_size": 64, "lr": 2e-3, "optimiser": "muon"}),
+    "audio": (Sizes(audio_decoder=(32, 64, 96), audio_time=-1.0), {"steps": 8, "guidance": 1.5},
+              {"steps": 2_500, "batch_size": 64, "lr": 2e-3, "optimiser": "muon"}),
+    "text": (Sizes(), {"temperature": 0}, {"steps": 2_500, "batch_size": 128, "lr": 1e-3}),
+}
+
+
+def train_renderer(name: str) -> None:
+    "From features of real rows to what they are of."
+    rows = draw_rows(range(ROWS), "judge", SEED)
+    listened = draw_rows(range(ROWS), "judge", SEED, heard=heard)
+    features = encoders()({name: listened.values[name]})[name]
+    sizes, options, how = RENDERERS[name]
+    torch.manual_seed(14)
+    renderer = DecoderRenderer(SPECS[name], WIDTH, sizes, **options)
+    renderer.centre.copy_(features.mean(0))
+    renderer.scale.copy_(features.std(0))
+    fit(renderer, pairs_of(features, SPECS[name], rows.values[name]), seed=14, precision="float32", ema=0.998, **how)
+    write_renderer(FROZEN / f"scenes-render-{name}.safetensors", renderer)
+
+
+TRAINING = {"encoders": ("scenes-image", train_encoders), "writer": ("scenes-lm", train_writer)}
+TRAINING |= {k: (f"scenes-render-{k}.safetensors", partial(train_renderer, k)) for k in RENDERERS}
+
+if __name__ == "__main__":
+    for name, (made, train) in TRAINING.items():
+        if name in sys.argv or not (FROZEN / made).exists(): train()
+    for path in sorted(path for path in FROZEN.rglob("*") if path.is_file()):
+        print(f"{path.relative_to(FROZEN)} {path.stat().st_size / 1e6:.2f} MB")
