@@ -6,7 +6,7 @@
 __all__ = ['MODALITIES', 'PRECISIONS', 'AGAIN', 'BLOCK', 'KINDS_OF', 'Source', 'Meta', 'read_meta', 'differing', 'begin',
            'rows_file', 'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'Widened',
            'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'nothing_in', 'corpora_of', 'check_alike',
-           'position_of', 'features_on_disk', 'table_of', 'some_of', 'from_cache']
+           'Reading', 'position_of', 'features_on_disk', 'table_of', 'some_of', 'from_cache']
 
 # %% ../../nbs/features/01_cache.ipynb #c527708b
 import hashlib
@@ -384,6 +384,17 @@ def check_alike(splits: Sequence[Split]) -> dict[str, Source]:
     return {k: known[k][1] for k in MODALITIES if k in known}
 
 
+@dataclass(frozen=True)
+class Reading:
+    "How features of a modality become what rows hold."
+    modality: str
+    width: int             # of those on disk
+    widened: Widened
+    standard: Standard
+
+    def __call__(self, raw: np.ndarray) -> Tensor: return self.standard(self.widened(self.modality, raw))
+
+
 def position_of(splits: Sequence[Split], modality: str) -> Tensor:
     "Where, in its `Joined` parts, the rows of some splits have a modality, int64 [N]; -1: they have not."
     found, before = [], 0
@@ -394,21 +405,20 @@ def position_of(splits: Sequence[Split], modality: str) -> Tensor:
     return torch.cat(found)
 
 # %% ../../nbs/features/01_cache.ipynb #01d9e76b
-def features_on_disk(splits: Sequence[Split], modality: str, source: Source, convert: Callable) -> OnDisk:
-    "The features of all rows of some splits, where they lie; `convert` is what is done to those that are read."
+def features_on_disk(splits: Sequence[Split], modality: str, width: int, convert: Callable) -> OnDisk:
+    "The features [N, width] of all rows of some splits, where they lie; `convert` is done to those that are read."
     parts = [part for split in splits for part in split.parts.get(modality, ())]
-    array = Joined(parts or [np.empty((0, source.width), np.float32)])
+    array = Joined(parts or [np.empty((0, width), np.float32)])
     return OnDisk(array, position_of(splits, modality), convert)
 
 
-def table_of(splits: Sequence[Split], sources: Mapping[str, Source], read: Mapping[str, Callable],
-             tokens: Tokens | None) -> Rows:
-    "The rows of some splits; features and captions stay where they are, `read` converts features {modality: [N, F]}."
-    values = {k: features_on_disk(splits, k, source, read[k]) for k, source in sources.items()}
+def table_of(splits: Sequence[Split], read: Mapping[str, Reading], tokens: Tokens | None) -> Rows:
+    "The rows of some splits, in modalities as `read` names them; features and captions stay where they are."
+    values = {k: features_on_disk(splits, k, reading.width, reading) for k, reading in read.items()}
     if tokens:
         captions = [caption for split in splits for caption in split.captions]
         values["text"] = Sentences(values["text"], captions, tokens)
-    columns = [MODALITIES.index(k) for k in sources]
+    columns = [MODALITIES.index(k) for k in read]
     available = np.concatenate([split.available for split in splits])[:, columns]
     return Rows(values, {}, {}, torch.from_numpy(available))
 
@@ -456,10 +466,10 @@ def from_cache(
     widened = Widened(path_of(audio_code, "audio_code") if audio_code else usual if usual.exists() else None)
     width = {k: widened.width(k, source) for k, source in sources.items()}
     standards = {k: standard_of(splits["train"], k, widened) for k in sources}
-    read = {k: lambda raw, k=k: standards[k](widened(k, raw)) for k in sources}
+    read = {k: Reading(k, source.width, widened, standards[k]) for k, source in sources.items()}
     tokens = Tokens(tokenizer) if text == "sentence" and "text" in sources else None
-    train = table_of(splits["train"], sources, read, tokens)
-    if held_out is None: test = table_of(splits["test"], sources, read, tokens)
+    train = table_of(splits["train"], read, tokens)
+    if held_out is None: test = table_of(splits["test"], read, tokens)
     else: train, test = (some_of(train, number) for number in divided(len(train), held_out, seed))
     specs = {k: Spec(k, KINDS_OF[k], (width[k],)) for k in sources}
     if tokens: specs["text"] = Spec("text", "sentence", (width["text"] + TOKENS,), len(tokens))

@@ -177,7 +177,7 @@ def learn_audio_code(cache: str | Path, wide: int = 768, seed: int = 0, **recipe
     folders = [cache / corpus / "train" for corpus in corpora_of(cache, None)]
     splits = [split for split in map(Split, filter(Path.is_dir, folders)) if "audio" in split.parts]
     if not splits: raise InputError(f"no corpus in {cache} has sounds to learn from: extract one, such as AudioCaps")
-    heard = features_on_disk(splits, "audio", check_alike(splits)["audio"], torch.from_numpy)
+    heard = features_on_disk(splits, "audio", check_alike(splits)["audio"].width, torch.from_numpy)
     heard = OnDisk(heard.array, heard.number[heard.number >= 0], heard.convert)
     code = learned_code(heard, wide, seed, **recipe).cpu()
     return write_code(cache / "audio-code.safetensors", code), code.error(heard[:10_000])
