@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import KINDS, Benchmark, Rows, Spec
+from ..data.spec import KINDS, Benchmark, Rows, Spec, miller_madow
 from .declare import (
     Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both)
 from .verifier import Judge
@@ -193,12 +193,9 @@ def sampling_variation(group: Tensor, classes: int, repeats: int = 20) -> float:
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #93f2a70a
 def entropy(shown: Tensor, classes: int) -> Tensor:
-    "Nats [L]: entropy of the values shown [L, R] by R draws of each of L latents, Miller-Madow."
-    values, draws = classes + 1, shown.shape[1]                             # showing nothing is one more value
-    count = torch.nn.functional.one_hot(shown % values, values).sum(1).double()
-    plain = torch.special.entr(count / draws).sum(1)
-    correction = ((count > 0).sum(1) - 1) / (2 * draws)
-    return plain + correction
+    "Nats [L]: entropy of the values shown [L, R] by R draws of each of L latents, by `miller_madow`."
+    values = classes + 1                                                    # showing nothing is one more value
+    return miller_madow(torch.nn.functional.one_hot(shown % values, values).sum(1))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #74463141
 @torch.no_grad()
