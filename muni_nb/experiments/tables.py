@@ -206,7 +206,7 @@ def left_out(ds: xr.Dataset) -> pd.DataFrame:
     "What the runs of a gathered dataset could not be judged by: what, why, and the cells of which this holds."
     cells: dict[tuple[str, str], dict[str, None]] = {}
     for cell, seeds in json.loads(ds.attrs.get("left_out", "{}")).items():
-        reasons = [reason for told in seeds.values() for reason in told.items()]
+        reasons = [reason for by_what in seeds.values() for reason in by_what.items()]
         for reason in reasons: cells.setdefault(reason, {})[cell] = None
     rows = [(what, why, ", ".join(named)) for (what, why), named in cells.items()]
     return pd.DataFrame(rows, columns=["what", "why", "cells"])
