@@ -16,12 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from muni_nb.data.scenes import CARRIES, RATE, SPECS, VOCABULARY, draw_rows, tokenizer
+from muni_nb.data.scenes import (
+    AUDIO, CARRIES, CELLS, IMAGE, RATE, SPECS, VOCABULARY, draw_audio, draw_image, draw_rows, factors_of, log_mel,
+    numbers, tokenizer)
 from muni_nb.data.spec import Benchmark, Rows, Spec
 from muni_nb.features.render import DecoderRenderer, pairs_of, write_renderer
-from muni_nb.features.scenes import FROZEN, HOP, WIDTH, AudioCode, Sentence, audio_features, encoders, heard
+from muni_nb.features.scenes import (
+    FROZEN, HOP, WIDTH, AudioCode, Sentence, audio_features, encoders, feature_specs, heard)
 from muni_nb.latent.contrast import info_nce
 from muni_nb.nets.build import Sizes
+from muni_nb.nets.sentence import packed
 from muni_nb.nets.text import BOS, EOS, PAD
 from muni_nb.training.fit import fit
 
@@ -171,26 +175,51 @@ def train_writer() -> None:
     tokenizer().save_pretrained(folder)
 
 
-RENDERERS = {   # sizes, of drawing, of training
-    "image": (Sizes(image_decoder=(32, 64, 96), image_time=-0.7), {"steps": 8, "guidance": 1.5},
+def plain_rows(name: str) -> Tensor:
+    """Pictures or log-mels of the 1,728 cells, what features do not say drawn in one way.
+
+    Icons upright and in reading order on a dark ground, hits at even times in one ambience of each kind."""
+    cells = torch.arange(len(CELLS))
+    factors = factors_of(cells, "judge")
+    if name == "image":
+        u = {k: torch.full((len(cells), n), 0.5, dtype=torch.float64) for k, n in IMAGE.items()}
+        u["order"] = torch.arange(4.0, dtype=torch.float64).expand(len(cells), -1) / 4
+        return draw_image(factors, torch.cat(list(u.values()), 1), torch.full((len(cells), 3 * 32 * 32), 0.5))["image"]
+    u = torch.full((len(cells), sum(AUDIO.values())), 0.5, dtype=torch.float64)
+    phases = numbers([0], "judge", SEED)["phases"].expand(len(cells), -1)
+    waves = [draw_audio({k: v[i] for k, v in factors.items()}, u[i], phases[i])[0] for i in cells.split(64)]
+    return torch.cat([log_mel(wave).half() for wave in waves])
+
+
+RENDERERS = {   # sizes, how it draws, how it learns: from real rows, then from plain ones
+    "image": (Sizes(image_decoder=(32, 64, 96), image_cond=64, image_time=-0.7), {"steps": 2, "guidance": 1.0},
               {"steps": 3_000, "batch_size": 64, "lr": 2e-3, "optimiser": "muon"}),
-    "audio": (Sizes(audio_decoder=(32, 64, 96), audio_time=-1.0), {"steps": 8, "guidance": 1.5},
-              {"steps": 2_500, "batch_size": 64, "lr": 2e-3, "optimiser": "muon"}),
-    "text": (Sizes(), {"temperature": 0}, {"steps": 2_500, "batch_size": 128, "lr": 1e-3}),
+    "audio": (Sizes(audio_decoder=(32, 64, 96), audio_cond=64, audio_time=-1.0), {"steps": 2, "guidance": 1.0},
+              {"steps": 1_000, "batch_size": 64, "lr": 2e-3, "optimiser": "muon"}),
+    "text": (Sizes(), {}, {"steps": 2_000, "batch_size": 128, "lr": 1e-3}),
 }
+PLAIN = {"steps": 400, "lr": 1e-3, "warmup": 25, "ema": 0.98, "seed": 17}
 
 
 def train_renderer(name: str) -> None:
     "From features of real rows to what they are of."
-    rows = draw_rows(range(ROWS), "judge", SEED)
-    listened = draw_rows(range(ROWS), "judge", SEED, heard=heard)
-    features = encoders()({name: listened.values[name]})[name]
+    draw = partial(draw_rows, range(ROWS), "judge", SEED)
+    features = encoders()({name: draw(heard=heard).values[name]})[name]
+    values = draw().values[name]
+    spec = SPECS[name]
+    if name == "text":
+        spec = feature_specs()["text"]
+        values = packed(torch.zeros(ROWS, WIDTH), values[:, 1:])
     sizes, options, how = RENDERERS[name]
     torch.manual_seed(14)
-    renderer = DecoderRenderer(SPECS[name], WIDTH, sizes, **options)
+    renderer = DecoderRenderer(spec, WIDTH, sizes, **options)
     renderer.centre.copy_(features.mean(0))
     renderer.scale.copy_(features.std(0))
-    fit(renderer, pairs_of(features, SPECS[name], rows.values[name]), seed=14, precision="float32", ema=0.998, **how)
+    how = {"seed": 14, "precision": "float32", "ema": 0.998, **how}
+    fit(renderer, pairs_of(features, spec, values), **how)
+    if name != "text":
+        plain = plain_rows(name)[torch.arange(ROWS) % len(CELLS)]
+        fit(renderer, pairs_of(features, spec, plain), **how | PLAIN)
     write_renderer(FROZEN / f"scenes-render-{name}.safetensors", renderer)
 
 
