@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CONTROLLED', 'RERUN', 'FIVE_VIEWS', 'ONE_TO_ONE_FIDELITY', 'ONE_TO_ONE', 'MANY_TO_ONE', 'TOGETHER',
            'PAIRS_MANY_TO_ONE', 'PAIRS_NOTHING', 'COMPONENTS', 'IMAGE_TEXT_AUDIO', 'PREDICTIONS', 'SAID', 'UNSUPPORTED',
-           'READ_AGAINST', 'PUBLISHED_SCORERS', 'same_order', 'task_table', 'unlike_print', 'beside']
+           'READ_AGAINST', 'PUBLISHED_SCORERS', 'same_order', 'task_table', 'unlike_print', 'in_print', 'beside',
+           'with_conditions']
 
 # %% ../../nbs/experiments/03_published.ipynb #91d1b86b
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import xarray as xr
 from ..evaluation.declare import check_names
 from ..evaluation.published_scores import task_figures
 from ..evaluation.tasks import TASKS
-from .tables import check_figures, differences, over_seeds, verdict_of
+from .tables import check_figures, differences, markdown, over_seeds, verdict_of
 
 # %% ../../nbs/experiments/03_published.ipynb #3c88aa3c
 def _table(source: str, conditions: str, columns: list[str], rows: dict[str, list[float]]) -> pd.DataFrame:
@@ -268,6 +269,11 @@ def unlike_print(ds: xr.Dataset, figures: Sequence[str]) -> str:
     return ""
 
 
+def in_print(published: pd.DataFrame) -> pd.DataFrame:
+    "A published table of tasks as text."
+    return published.map(lambda value: UNSUPPORTED if np.isnan(value) else f"{value:.2f}")
+
+
 def beside(ds: xr.Dataset, published: pd.DataFrame) -> pd.DataFrame:
     """Our `task_table` of the figures of a published table, above the published rows where conditions allow.
 
@@ -277,7 +283,14 @@ def beside(ds: xr.Dataset, published: pd.DataFrame) -> pd.DataFrame:
     check_names(held or list(published.columns)[:1], held)
     ours = task_table(ds, held)
     why = unlike_print(ds, held)
-    said = published[held].map(lambda value: UNSUPPORTED if np.isnan(value) else f"{value:.2f}")
-    frame = ours if why else pd.concat([ours, said.set_index(said.index + ", in print")])
+    theirs = in_print(published[held])
+    frame = ours if why else pd.concat([ours, theirs.set_index(theirs.index + ", in print")])
     frame.attrs = {**published.attrs, "apart": why}
     return frame.rename_axis(index="method", columns="metric")
+
+
+def with_conditions(table: pd.DataFrame) -> str:
+    "A table of `in_print` or `beside` as markdown, below what it is and under which conditions."
+    told = f"{table.attrs['source']}: {table.attrs['conditions']}."
+    apart = f" Ours alone, not comparable: {table.attrs['apart']}." if table.attrs.get("apart") else ""
+    return f"{told}{apart}\n\n{markdown(table)}"
