@@ -229,7 +229,7 @@ def published_evaluation(
     most = math.inf if rows is None else whole(rows, "rows", least=4)
     seed = whole(seed, "seed", least=0)
     chunk = whole(chunk, "chunk", least=1)
-    if renderers is None: renderers = getattr(bench, "render", {})
+    if renderers is None: renderers = bench.render
     if populations is None: populations = dict.fromkeys((COCO, CAPS, VGG, TRIPLETS), population_of(bench))
     plan = planned(model, bench, scorers, populations, names, most)
     reading = Reading(scorers, renderers, seed, chunk)
@@ -265,7 +265,7 @@ def scores_of_draws(
     seed: int = 0,                                              # of renderers
 ) -> xr.Dataset:
     "As `published_evaluation`, of draws: the tasks whose given set was drawn from, and those the model cannot do."
-    renderers = getattr(bench, "render", {})
+    renderers = bench.render
     cannot = {name: unsupported(model, task) for name, task in TASKS.items()}
     reading = Reading(scorers, renderers, seed, len(rows))
     counts, found = {}, {}
