@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from muni_nb.data.scenes import CARRIES, RATE, SPECS, VOCABULARY, draw_rows, tokenizer
 from muni_nb.data.spec import Benchmark, Rows, Spec
 from muni_nb.features.render import DecoderRenderer, pairs_of, write_renderer
-from muni_nb.features.scenes import FROZEN, HOP, WIDTH, AudioCode, Sentence, audio_features, encoders, heard
+from muni_nb.features.scenes import (
+    FROZEN, HOP, WIDTH, AudioCode, Sentence, audio_features, encoders, feature_specs, heard)
 from muni_nb.latent.contrast import info_nce
 from muni_nb.nets.build import Sizes
+from muni_nb.nets.sentence import packed
 from muni_nb.nets.text import BOS, EOS, PAD
 from muni_nb.training.fit import fit
 
@@ -172,25 +174,29 @@ def train_writer() -> None:
 
 
 RENDERERS = {   # sizes, of drawing, of training
-    "image": (Sizes(image_decoder=(32, 64, 96), image_time=-0.7), {"steps": 8, "guidance": 1.5},
+    "image": (Sizes(image_decoder=(32, 64, 96), image_cond=64, image_time=-0.7), {"steps": 8, "guidance": 1.5},
               {"steps": 3_000, "batch_size": 64, "lr": 2e-3, "optimiser": "muon"}),
-    "audio": (Sizes(audio_decoder=(32, 64, 96), audio_time=-1.0), {"steps": 8, "guidance": 1.5},
+    "audio": (Sizes(audio_decoder=(32, 64, 96), audio_cond=64, audio_time=-1.0), {"steps": 8, "guidance": 1.5},
               {"steps": 2_500, "batch_size": 64, "lr": 2e-3, "optimiser": "muon"}),
-    "text": (Sizes(), {"temperature": 0}, {"steps": 2_500, "batch_size": 128, "lr": 1e-3}),
+    "text": (Sizes(), {}, {"steps": 2_500, "batch_size": 128, "lr": 1e-3}),
 }
 
 
 def train_renderer(name: str) -> None:
     "From features of real rows to what they are of."
-    rows = draw_rows(range(ROWS), "judge", SEED)
-    listened = draw_rows(range(ROWS), "judge", SEED, heard=heard)
-    features = encoders()({name: listened.values[name]})[name]
+    draw = partial(draw_rows, range(ROWS), "judge", SEED)
+    features = encoders()({name: draw(heard=heard).values[name]})[name]
+    values = draw().values[name]
+    spec = SPECS[name]
+    if name == "text":
+        spec = feature_specs()["text"]
+        values = packed(torch.zeros(ROWS, WIDTH), values[:, 1:])
     sizes, options, how = RENDERERS[name]
     torch.manual_seed(14)
-    renderer = DecoderRenderer(SPECS[name], WIDTH, sizes, **options)
+    renderer = DecoderRenderer(spec, WIDTH, sizes, **options)
     renderer.centre.copy_(features.mean(0))
     renderer.scale.copy_(features.std(0))
-    fit(renderer, pairs_of(features, SPECS[name], rows.values[name]), seed=14, precision="float32", ema=0.998, **how)
+    fit(renderer, pairs_of(features, spec, values), seed=14, precision="float32", ema=0.998, **how)
     write_renderer(FROZEN / f"scenes-render-{name}.safetensors", renderer)
 
 

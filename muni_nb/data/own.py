@@ -6,8 +6,8 @@
 __all__ = ['BLOCK', 'SPECIALS', 'Columns', 'MAKERS', 'PICTURES', 'READERS', 'missing', 'gaps', 'as_column', 'kind_of', 'Modality',
            'picture', 'label', 'moments', 'standardised', 'split', 'Words', 'caption', 'OnDisk', 'held',
            'attributes_of', 'unknown', 'check_lengths', 'carried_by', 'check_carries', 'digest_of', 'divided',
-           'check_names', 'modalities', 'from_arrays', 'assembled', 'Sound', 'read_picture', 'read_wave', 'read_array',
-           'read_table', 'read_files', 'from_folder']
+           'check_names', 'modalities', 'from_arrays', 'assembled', 'Sound', 'read_picture', 'read_samples',
+           'read_wave', 'read_array', 'read_table', 'read_files', 'from_folder']
 
 # %% ../../nbs/data/06_own.ipynb #092d1f8e
 import hashlib
@@ -526,15 +526,20 @@ def read_picture(path: Path, size: tuple[int, int] | None, sound: Sound) -> np.n
         return np.asarray(image.resize(size[::-1], Image.Resampling.LANCZOS) if size else image)
 
 
-def read_wave(path: Path, size: tuple[int, int] | None, sound: Sound) -> np.ndarray:
-    "A wav file as a log-mel spectrogram [mels, frames]; channels are averaged."
+def read_samples(path: Path) -> tuple[np.ndarray, int]:
+    "The samples of a wav file, float64 [N] in [-1, 1], channels averaged, and their rate. ValueError if it is none."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)             # chunks that are no sound
         rate, wave = wavfile.read(path)
     if not wave.size: raise ValueError("it holds no sound")
     if wave.dtype == np.uint8: wave = (wave.astype(np.float64) - 128) / 128
     elif wave.dtype.kind != "f": wave = wave / -float(np.iinfo(wave.dtype).min)
-    if wave.ndim > 1: wave = wave.mean(1)
+    return wave.mean(1) if wave.ndim > 1 else wave, rate
+
+
+def read_wave(path: Path, size: tuple[int, int] | None, sound: Sound) -> np.ndarray:
+    "A wav file as a log-mel spectrogram [mels, frames]."
+    wave, rate = read_samples(path)
     return sound.log_mels(torch.from_numpy(wave), rate).numpy()
 
 

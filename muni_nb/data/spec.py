@@ -91,6 +91,12 @@ class Rows:
                     digest.update(some.contiguous().flatten().cpu().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def patterns(self) -> list[Tensor]:
+        "The numbers of the rows that have the same modalities, int64, for each such pattern."
+        kinds, which = self.available.unique(dim=0, return_inverse=True)
+        return [(which == i).nonzero()[:, 0] for i in range(len(kinds))]
+
     def __repr__(self):
         size = sum(v.nbytes for v in self.values.values()) / 2**20
         observed = ", ".join(f"{k} {v:.0%}" for k, v in zip(self.values, self.available.float().mean(0)))

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'PRECISIONS', 'AGAIN', 'BLOCK', 'KINDS_OF', 'Source', 'Meta', 'read_meta', 'differing', 'begin',
-           'rows_file', 'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'moments_of',
-           'moments', 'standard_of', 'Tokens', 'Sentences', 'corpora_of', 'check_alike', 'position_of', 'table_of',
-           'some_of', 'from_cache']
+           'rows_file', 'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'Widened',
+           'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'nothing_in', 'corpora_of', 'check_alike',
+           'Reading', 'position_of', 'features_on_disk', 'table_of', 'some_of', 'from_cache']
 
 # %% ../../nbs/features/01_cache.ipynb #c527708b
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .audio_code import AudioCode, read_code
 from ..data.own import OnDisk, divided
 from ..data.spec import Benchmark, Rows, Spec
 from ..files import (
@@ -237,41 +238,65 @@ class Standard:
 BLOCK = 4096   # rows read at once
 
 
-def moments_of(split: Split, modality: str) -> Tensor:
+class Widened:
+    "How features on disk become those that models see: as they are, those of sounds by an `AudioCode` if there is one."
+
+    def __init__(self, path: Path | None):
+        self.code: AudioCode | None = read_code(path) if path else None
+        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
+
+    def __call__(self, modality: str, raw: np.ndarray) -> Tensor:
+        "Features [N, F], float32, of those on disk."
+        x = torch.from_numpy(raw)
+        if modality != "audio" or self.code is None: return x
+        with torch.no_grad(): return self.code.encoder(x)
+
+    def width(self, modality: str, source: Source) -> int:
+        "F; InputError if the code is not for features of this width."
+        if modality != "audio" or self.code is None: return source.width
+        narrow, wide = self.code.widths
+        if narrow == source.width: return wide
+        raise InputError(f"the audio code is for features of width {narrow}, those of {source.encoder} have "
+                         f"{source.width}: learn one for them (python -m muni_nb audio-code)")
+
+
+def moments_of(split: Split, modality: str, widened: Widened) -> Tensor:
     "Mean and variance, float64 [2, F], of the rows of a split that have a modality, in one pass."
     there = split.available[:, MODALITIES.index(modality)].nonzero()[0]
     array = Joined(split.parts[modality])
-    if not len(there): return torch.zeros(2, array.shape[1], dtype=torch.float64)
-    centre = array[there[:BLOCK]].mean(0, dtype=np.float64)              # near the mean: squares then lose no digits
-    total, square = np.zeros_like(centre), np.zeros_like(centre)
+    read = lambda start: widened(modality, array[there[start:start + BLOCK]]).double()
+    if not len(there): return torch.zeros(2, widened.width(modality, split.meta.sources[modality])).double()
+    centre = read(0).mean(0)                                          # near the mean: squares then lose no digits
+    total, square = torch.zeros_like(centre), torch.zeros_like(centre)
     for start in range(0, len(there), BLOCK):
-        x = array[there[start:start + BLOCK]].astype(np.float64) - centre
+        x = read(start) - centre
         total += x.sum(0)
-        square += (x**2).sum(0)
+        square += x.square().sum(0)
     mean = total / len(there)
-    return torch.from_numpy(np.stack([centre + mean, np.maximum(square / len(there) - mean**2, 0)]))
+    return torch.stack([centre + mean, (square / len(there) - mean.square()).clamp(min=0)])
 
 
-def moments(split: Split) -> dict[str, Tensor]:
+def moments(split: Split, widened: Widened = Widened(None)) -> dict[str, Tensor]:
     "`moments_of` all modalities of a split: those kept beside it, or found now and kept if that can be."
     path = split.folder / "stats.safetensors"
+    of = f"{split.digest} {widened.digest}".strip()
     try: found, notes = read_tensors(path, "file of statistics", "delete it")
     except FileError: notes = {}
-    if notes.get("of") == split.digest: return found
-    found = {k: moments_of(split, k) for k in split.parts}
-    try: write_tensors(path, found, of=split.digest)
+    if notes.get("of") == of: return found
+    found = {k: moments_of(split, k, widened) for k in split.parts}
+    try: write_tensors(path, found, of=of)
     except OSError: pass                                              # a cache of others, that is but read
     return found
 
 # %% ../../nbs/features/01_cache.ipynb #c5e24d6d
-def standard_of(splits: Sequence[Split], modality: str) -> Standard:
+def standard_of(splits: Sequence[Split], modality: str, widened: Widened = Widened(None)) -> Standard:
     "Of the rows of some splits that have a modality."
     having = [split for split in splits if modality in split.parts]
     column = MODALITIES.index(modality)
     rows = torch.tensor([int(split.available[:, column].sum()) for split in having], dtype=torch.float64)
     if not rows.sum(): raise InputError(f"no row has {modality}")
     share = (rows / rows.sum())[:, None]
-    means, variances = torch.stack([moments(split)[modality] for split in having]).unbind(1)
+    means, variances = torch.stack([moments(split, widened)[modality] for split in having]).unbind(1)
     mean = (share * means).sum(0)
     deviation = (share * (variances + (means - mean).square())).sum(0).sqrt()
     steady = deviation <= 1e-12 * mean.abs()
@@ -335,11 +360,15 @@ class Sentences:
 KINDS_OF = {"image": "vector", "text": "vector", "audio": "regressed"}     # how they are decoded (stated)
 
 
+def nothing_in(cache: Path) -> FileError:
+    "What to tell of a folder that is no cache."
+    return FileError(f"{cache} holds no features: name another folder, or fill it: python -m muni_nb extract")
+
+
 def corpora_of(cache: Path, chosen: Sequence[str] | None) -> list[str]:
     "The corpora in a cache, or those that were chosen; FileError if there is none."
     found = sorted({path.parent.parent.name for path in cache.glob("*/*/meta.json")})
-    if not found:
-        raise FileError(f"{cache} holds no features: name another folder, or fill it: python -m muni_nb extract")
+    if not found: raise nothing_in(cache)
     return found if chosen is None else several_of(chosen, "corpora", found, "corpus")
 
 
@@ -355,6 +384,17 @@ def check_alike(splits: Sequence[Split]) -> dict[str, Source]:
     return {k: known[k][1] for k in MODALITIES if k in known}
 
 
+@dataclass(frozen=True)
+class Reading:
+    "How features of a modality become what rows hold."
+    modality: str
+    width: int             # of those on disk
+    widened: Widened
+    standard: Standard
+
+    def __call__(self, raw: np.ndarray) -> Tensor: return self.standard(self.widened(self.modality, raw))
+
+
 def position_of(splits: Sequence[Split], modality: str) -> Tensor:
     "Where, in its `Joined` parts, the rows of some splits have a modality, int64 [N]; -1: they have not."
     found, before = [], 0
@@ -365,17 +405,20 @@ def position_of(splits: Sequence[Split], modality: str) -> Tensor:
     return torch.cat(found)
 
 # %% ../../nbs/features/01_cache.ipynb #01d9e76b
-def table_of(splits: Sequence[Split], standards: Mapping[str, Standard], tokens: Tokens | None) -> Rows:
-    "The rows of some splits; features and captions stay where they are."
-    values = {}
-    for k, standard in standards.items():
-        parts = [part for split in splits for part in split.parts.get(k, ())]
-        array = Joined(parts or [np.empty((0, len(standard.mean)), np.float32)])
-        values[k] = OnDisk(array, position_of(splits, k), standard)
+def features_on_disk(splits: Sequence[Split], modality: str, width: int, convert: Callable) -> OnDisk:
+    "The features [N, width] of all rows of some splits, where they lie; `convert` is done to those that are read."
+    parts = [part for split in splits for part in split.parts.get(modality, ())]
+    array = Joined(parts or [np.empty((0, width), np.float32)])
+    return OnDisk(array, position_of(splits, modality), convert)
+
+
+def table_of(splits: Sequence[Split], read: Mapping[str, Reading], tokens: Tokens | None) -> Rows:
+    "The rows of some splits, in modalities as `read` names them; features and captions stay where they are."
+    values = {k: features_on_disk(splits, k, reading.width, reading) for k, reading in read.items()}
     if tokens:
         captions = [caption for split in splits for caption in split.captions]
         values["text"] = Sentences(values["text"], captions, tokens)
-    columns = [MODALITIES.index(k) for k in standards]
+    columns = [MODALITIES.index(k) for k in read]
     available = np.concatenate([split.available for split in splits])[:, columns]
     return Rows(values, {}, {}, torch.from_numpy(available))
 
@@ -401,6 +444,7 @@ def from_cache(
     tokenizer: str = "",                      # folder or hub's id; of that language model
     held_out: float | None = None,            # share of the train rows to test on; None: the test splits
     seed: int = 0,                            # which they are
+    audio_code: str | Path | None = None,     # its file; None: audio-code.safetensors of the cache, if there is one
     name: str = "image-text-audio",
 ) -> Benchmark:
     """The features in a cache as a benchmark, standardised by its train rows.
@@ -418,14 +462,19 @@ def from_cache(
         raise InputError(f"none of {', '.join(corpora)} in {cache} has a test split: extract one, or set held_out")
     if held_out is not None: splits["test"] = []
     sources = check_alike(splits["train"] + splits["test"])
-    standards = {k: standard_of(splits["train"], k) for k in sources}
+    usual = cache / "audio-code.safetensors"
+    widened = Widened(path_of(audio_code, "audio_code") if audio_code else usual if usual.exists() else None)
+    width = {k: widened.width(k, source) for k, source in sources.items()}
+    standards = {k: standard_of(splits["train"], k, widened) for k in sources}
+    read = {k: Reading(k, source.width, widened, standards[k]) for k, source in sources.items()}
     tokens = Tokens(tokenizer) if text == "sentence" and "text" in sources else None
-    train = table_of(splits["train"], standards, tokens)
-    if held_out is None: test = table_of(splits["test"], standards, tokens)
+    train = table_of(splits["train"], read, tokens)
+    if held_out is None: test = table_of(splits["test"], read, tokens)
     else: train, test = (some_of(train, number) for number in divided(len(train), held_out, seed))
-    specs = {k: Spec(k, KINDS_OF[k], (source.width,)) for k, source in sources.items()}
-    if tokens: specs["text"] = Spec("text", "sentence", (sources["text"].width + TOKENS,), len(tokens))
+    specs = {k: Spec(k, KINDS_OF[k], (width[k],)) for k in sources}
+    if tokens: specs["text"] = Spec("text", "sentence", (width["text"] + TOKENS,), len(tokens))
     config = {"builder": "cache", "text": text, "tokenizer": tokenizer, "held_out": held_out, "seed": seed,
+              "audio_code": widened.digest,
               "train": {split.meta.corpus: split.digest for split in splits["train"]},
               "test": {split.meta.corpus: split.digest for split in splits["test"]}}
     restore = {k: standards[k].raw for k in specs if not (tokens and k == "text")}

@@ -75,6 +75,11 @@ class DecoderRenderer(Renderer):
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
+    def config(self) -> dict:
+        "What it takes to build it anew, as JSON values."
+        return {"spec": asdict(self.spec), "width": len(self.mean), "sizes": self.sizes.values(),
+                "options": self.options}
+
     def told(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         "What the decoder is told of features: standardised ones, and that there is one modality."
         return (raw - self.centre) / self.scale, torch.zeros(len(raw), dtype=torch.int64, device=raw.device)
@@ -97,9 +102,7 @@ def pairs_of(features: Tensor, spec: Spec, values: Tensor) -> Benchmark:
 def write_renderer(path: str | Path, renderer: DecoderRenderer) -> None:
     "A small renderer to one file, its weights in half precision."
     halved = {k: v.half() if v.is_floating_point() else v for k, v in renderer.state_dict().items()}
-    note = {"spec": asdict(renderer.spec), "width": len(renderer.mean), "sizes": renderer.sizes.values(),
-            "options": renderer.options}
-    write_state(Path(path), halved, note)
+    write_state(Path(path), halved, renderer.config())
 
 
 def read_renderer(path: str | Path) -> DecoderRenderer:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FROZEN', 'WIDTH', 'HOP', 'RENDERERS', 'clap_mel', 'heard', 'Sentence', 'audio_features', 'AudioCode', 'Encoders',
-           'encoders', 'renderers', 'scene_features']
+           'encoders', 'renderers', 'read_sentences', 'feature_specs', 'Standard', 'scene_features']
 
 # %% ../../nbs/features/06_scenes.ipynb #5a2404ad
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from ..data.digits import check
 from ..data.scenes import (
-    ATTRIBUTES, CARRIES, MIXTURES, RATE, SPECS, captions, draw_rows, kept, scenes)
+    ATTRIBUTES, CARRIES, MIXTURES, RATE, SPECS, VOCABULARY, captions, draw_rows, kept, read_captions, scenes)
 from ..data.spec import Benchmark, Rows, Spec, Truth
 from .render import DecoderRenderer, read_renderer
-from ..gate import scalar
-from ..nets.text import PAD
+from ..gate import one_of, scalar
+from ..nets.sentence import TOKENS, ids_of, packed
+from ..nets.text import BOS, PAD
 
 FROZEN = Path(str(resources.files("muni_nb"))) / "frozen"     # small models that come with the package
 WIDTH = 64                                                    # of features
@@ -135,45 +137,82 @@ def renderers() -> dict[str, DecoderRenderer]:
     return {k: read_renderer(FROZEN / f"scenes-render-{k}.safetensors") for k in RENDERERS}
 
 
+def read_sentences(x: Tensor) -> dict[str, Tensor]:
+    "What the captions of rows [N, F + TOKENS] state, see `read_captions`."
+    ids = ids_of(x)
+    return read_captions(F.pad(ids, (1, 0), value=BOS))
+
+
+def feature_specs(text: str = "sentence") -> dict[str, Spec]:
+    "The modalities of `scene_features`."
+    said = {"sentence": Spec("text", "sentence", (WIDTH + TOKENS,), len(VOCABULARY)),
+            "vector": Spec("text", "vector", (WIDTH,))}
+    seen, heard = Spec("image", "vector", (WIDTH,)), Spec("audio", "regressed", (WIDTH,))
+    return {"image": seen, "text": said[text], "audio": heard}
+
+# %% ../../nbs/features/06_scenes.ipynb #aaf854ae
+@dataclass(frozen=True)
+class Standard:
+    "What raw features are standardised by: mean and standard deviation [F] of each modality."
+    mean: dict[str, Tensor]
+    spread: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, raw: dict[str, Tensor], available: Tensor) -> "Standard":
+        "Of the rows of features {modality: [N, F]} in which they are `available` [N, M]."
+        seen = {k: v[there] for (k, v), there in zip(raw.items(), available.unbind(1))}
+        return cls({k: v.mean(0) for k, v in seen.items()}, {k: v.std(0) for k, v in seen.items()})
+
+    def __call__(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: (v - self.mean[k]) / self.spread[k] for k, v in raw.items()}
+
+# %% ../../nbs/features/06_scenes.ipynb #9fee9e5b
 def scene_features(
     rows: int = 20_000,
     test_rows: int = 2_000,
     seed: int = 0,
     availability: str = "full",     # of train rows, as of `scenes`
-    held_out: float = 0.0,
+    held_out: float = 0.0,          # share of the cells that train rows lack
+    text: str = "sentence",         # captions as sentences or as vectors
 ) -> Benchmark:
     """Scenes as features [64] of frozen encoders, standardised by the train rows that have them.
 
     What a model draws is rendered, and read by the judges of `scenes`. ValueError on a bad option."""
     options = check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
     _, rows, test_rows, seed, availability = options.values()
+    text = one_of(text, "text", ("sentence", "vector"))
     held_out = scalar(held_out)
     kept(held_out)                                                  # before any row is drawn
 
-    def draw(index, split: str = "test", availability: str = "full") -> Rows:
-        rows = draw_rows(index, split, seed, availability, held_out, heard=heard)
-        return Rows(encoders()(rows.values), rows.attributes, rows.private, rows.available)
+    draw = partial(draw_rows, seed=seed, held_out=held_out, heard=heard)
+    shown = draw(range(rows), "train", availability=availability)
+    raw = encoders()(shown.values)
+    standard = Standard.of(raw, shown.available)
 
-    raw = draw(range(rows), "train", availability)
-    seen = {k: raw.values[k][there] for k, there in zip(CARRIES, raw.available.unbind(1))}
-    mean = {k: v.mean(0) for k, v in seen.items()}
-    spread = {k: v.std(0) for k, v in seen.items()}
-
-    def standard(rows: Rows) -> Rows:
-        values = {k: (v - mean[k]) / spread[k] for k, v in rows.values.items()}
+    def told(rows: Rows, raw: dict[str, Tensor]) -> Rows:
+        "The rows with their features for values."
+        values = standard(raw)
+        if text == "sentence": values["text"] = packed(values["text"], rows.values["text"][:, 1:])
         return Rows(values, rows.attributes, rows.private, rows.available)
 
-    drawn = lambda index, split="test": standard(draw(index, split))
+    def drawn(index, split: str = "test") -> Rows:
+        rows = draw(index, split)
+        return told(rows, encoders()(rows.values))
+
+    render = {k: made.of(standard.mean[k], standard.spread[k]) for k, made in renderers().items()}
+    write = render.pop("text") if text == "sentence" else render["text"]     # a sentence is written by the model itself
+    reads = read_sentences if text == "sentence" else lambda x: read_sentences(write(x))
     return Benchmark(
         name="scene features",
-        specs={k: Spec(k, "vector", (WIDTH,)) for k in CARRIES},
-        train=standard(raw),
+        specs=feature_specs(text),
+        train=told(shown, raw),
         test=drawn(range(test_rows)),
         attributes=ATTRIBUTES,
         carries=CARRIES,
         config={"builder": "scene_features", "rows": rows, "test_rows": test_rows, "seed": seed,
-                "availability": availability, "held_out": held_out},
+                "availability": availability, "held_out": held_out, "text": text},
         truth=Truth(drawn, lessons=lambda n: drawn(range(n), "judge")),
         decode=captions,
-        render={k: render.of(mean[k], spread[k]) for k, render in renderers().items()},
+        reads={"text": reads},
+        render=render,
         source=scenes(1, 1, seed, held_out=held_out))

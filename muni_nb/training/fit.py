@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data.batches import batch_at, rows_at
+from ..data.batches import batch_at, numbers_at
 from ..data.spec import Benchmark
 from ..files import FileError, as_values, ready_to_write, unreadable
 from ..gate import (
@@ -53,6 +53,7 @@ class Recipe:
     ema: float = 0.995           # decay per step of the averaged weights
     optimiser: str = "adamw"     # or "muon", see training.muon
     precision: str = "auto"      # of the networks, see nets.precision: bfloat16 where the machine computes in it
+    by_pattern: bool = False     # a batch has rows of one pattern of availability, see data.batches
 
     def __post_init__(self):
         check_fields(self)
@@ -131,7 +132,9 @@ def flat(values: Mapping, head: str = "") -> dict:
 
 def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     "FileError naming what differs between the run that wrote the checkpoint at `path` and this one."
-    old, new = flat({"rows": now.get("rows"), **saved}), flat(now)       # older ones did not say of which rows
+    saved = {"rows": now.get("rows"), **saved}                           # older ones did not say of which rows,
+    saved["recipe"] = {"by_pattern": False, **saved.get("recipe", {})}   # nor of batches of one pattern
+    old, new = flat(saved), flat(now)
     different = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if not different: return
     raise FileError(f"{path} belongs to another run ({'; '.join(different)}): choose another folder or "
@@ -144,7 +147,7 @@ class NonFiniteLoss(RuntimeError):
 
 def unusual(bench: Benchmark, recipe: Recipe, step: int, largest: float = 100.0) -> str:
     "What is unusual in the rows of a step, values being of about unit size; empty if nothing is."
-    numbers = rows_at(len(bench.train), step, recipe.batch_size, recipe.seed)
+    numbers = numbers_at(bench.train, step, recipe.batch_size, recipe.seed, recipe.by_pattern)
     rows = bench.train.select(numbers)
     for spec, there in zip(bench.specs.values(), rows.available.unbind(1)):
         if KINDS[spec.kind].discrete or not there.any(): continue
@@ -158,7 +161,8 @@ def unusual(bench: Benchmark, recipe: Recipe, step: int, largest: float = 100.0)
 
 def not_finite(what: str, model: nn.Module, bench: Benchmark, recipe: Recipe, step: int) -> NonFiniteLoss:
     "What to tell of a loss or gradient that is not finite: its cause, if it can be seen, and what to do."
-    where = f"rows of batch_at(step={step}, batch_size={recipe.batch_size}, seed={recipe.seed})"
+    by_pattern = ", by_pattern=True" if recipe.by_pattern else ""
+    where = f"rows of batch_at(step={step}, batch_size={recipe.batch_size}, seed={recipe.seed}{by_pattern})"
     broken = not all(p.isfinite().all() for p in model.parameters())
     smaller = f"nothing is unusual in the rows: choose a smaller lr than {recipe.lr:g}, or a smaller clip"
     if broken: why = "the weights are not finite: build the model anew, or load it again"
@@ -176,7 +180,8 @@ def train_step(
 ) -> dict[str, Tensor]:
     "One update, a function of the weights and (seed, step); the terms of the loss."
     seed_step(recipe.seed, step)
-    batch, available = batch_at(bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device)
+    batch, available = batch_at(
+        bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device, recipe.by_pattern)
     with autocast(recipe.precision, device):
         terms = model.loss(batch, available, progress=step / recipe.steps)
     if not terms["loss"].isfinite():
@@ -216,8 +221,8 @@ def checkpoint_of(path: Path, who: Mapping) -> tuple[dict[str, Tensor], dict]:
 def checkpoint_bytes(model: nn.Module) -> int:
     "How large a checkpoint will be, about: weights, their average and two moments."
     return 4 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
-# %%
-#| export
+
+# %% ../../nbs/training/01_fit.ipynb #07fd7839
 def fit(
     model: nn.Module,
     bench: Benchmark,
@@ -276,8 +281,8 @@ def fit(
     model.load_state_dict(ema.module.state_dict())
     computed_in = precision_in_force(recipe.precision, device)
     return curves(curve, time.perf_counter() - began, recipe).assign_attrs(training_precision=computed_in)
-# %%
-#| export
+
+# %% ../../nbs/training/01_fit.ipynb #dde5c1d4
 def curves(curve: list[dict], seconds: float, recipe: Recipe) -> xr.Dataset:
     "Learning curves as a dataset: `term_value` (step, term), values on single batches."
     terms = list(dict.fromkeys(k for row in curve for k in row if k != "step"))
