@@ -157,11 +157,10 @@ def fid_scorer(device: str = "cpu") -> Scorer:
 
     @torch.no_grad()
     def image(values: Sequence) -> Tensor:
-        found = []
-        for picture in as_pictures(values):               # they may be of different sizes
-            pixels = torch.as_tensor(np.array(picture)).permute(2, 0, 1)[None] / 255
-            found.append(model(pixels.to(device))[0].flatten(1).cpu())
-        return torch.cat(found)
+        pictures = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in as_pictures(values)]
+        alike = len({picture.shape for picture in pictures}) == 1
+        batches = [torch.stack(pictures)] if alike else [picture[None] for picture in pictures]
+        return torch.cat([model(batch.to(device) / 255)[0].flatten(1).cpu() for batch in batches])
 
     return Scorer({"image": image}, "pytorch-fid, pt_inception-2015-12-05")
 
@@ -176,6 +175,7 @@ def fad_scorer(rate: int = 16_000, device: str = "cpu") -> Scorer:
              "checkpoints/vggish_pca_params-970ea276.pth")
     code, *_ = weights_of("VGGish", *files, fetch=fetch)
     model = torch.hub.load(str(code), "vggish", source="local").eval().to(device)
+    model.device = torch.device(device)
     model.postprocess = False
     model.embeddings = model.embeddings[:-1]
 

@@ -78,8 +78,7 @@ def population_of(bench: Benchmark, real: Mapping[str, Sequence] | None = None) 
     `real`: what people see of these, where values are features of it; by default the same rows of the
     benchmark that the features are of, if there is one (`bench.source`)."""
     values = bench.complete(bench.test).values
-    source = getattr(bench, "source", None)
-    if real is None and source is not None: real = source.draw(range(len(bench.test)), "test").values
+    if real is None and bench.source: real = bench.source.draw(range(len(bench.test)), "test").values
     return Population(values, values if real is None else real)
 
 # %% ../../nbs/evaluation/11_tasks.ipynb #7d47e63c

@@ -99,9 +99,9 @@ def criteria(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    "A frame as a markdown table: numbers to three decimals, nothing where a number is missing."
+    "A frame as a markdown table: numbers to three decimals, nothing where one is missing, text as it is."
     def line(cells): return f"| {' | '.join(cells)} |"
-    def shown(value): return "" if pd.isna(value) else f"{value:.3f}"
+    def shown(value): return value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.3f}"
 
     head = [line(["", *map(str, frame.columns)]), line(["---"] * (1 + frame.shape[1]))]
     rows = [line([str(name), *map(shown, row)]) for name, row in zip(frame.index, frame.values)]
