@@ -105,15 +105,22 @@ class SentenceDecoder(nn.Module):
         bos = torch.full((len(z), 1), self.lm.config.bos_token_id, device=z.device)
         return torch.cat([self.prefix(z), self.embed(bos)], 1)
 
+    def check(self, ids: Tensor) -> None:
+        "InputError if ids [B, L] are not what the language model could have written."
+        if (ids >= len(self.barred)).any():
+            raise InputError(f"a sentence has id {int(ids.max())}, the language model has {len(self.barred)}: want ids "
+                             "of its own tokenizer")
+        if (ids[:, :1] == self.lm.config.bos_token_id).any():
+            raise InputError("a sentence begins with BOS: its ids must be those behind it, see nets.sentence.packed")
+
     def loss(self, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
         """-log p(ids | z) [B] in nats of rows `x` [B, F + TOKENS], exact: a sum over all tokens but `PAD`.
 
-        InputError if a row begins with BOS."""
+        InputError if a row begins with BOS, or has ids that the language model has not."""
         ids = ids_of(x)
         ids = ids[:, :int((ids != PAD).sum(1).max())]
         there = ids != PAD
-        if (ids[:, :1] == self.lm.config.bos_token_id).any():
-            raise InputError("a sentence begins with BOS: its ids must be those behind it, see nets.sentence.packed")
+        self.check(ids)
         begin = self.begin(z)
         seen = torch.cat([begin, self.embed(ids[:, :-1])], 1)
         states = self.lm.base_model(inputs_embeds=seen, use_cache=False).last_hidden_state
@@ -306,10 +313,7 @@ class SentenceKind(Kind):
         if not sizes.lm:
             own = own_model(spec.classes, sizes.decoder, sizes.depth)
             return SentenceDecoder(own, spec.classes, features, latent)
-        adapted = AdaptedDecoder(sizes.lm, sizes.lora, spec.classes, features, latent)
-        if adapted.lm.config.vocab_size >= spec.classes: return adapted
-        raise InputError(f"{spec.name}: its ids are up to {spec.classes - 1}, language model {sizes.lm!r} has but "
-                         f"{adapted.lm.config.vocab_size}: want ids of its own tokenizer")
+        return AdaptedDecoder(sizes.lm, sizes.lora, spec.classes, features, latent)
 
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
         features = spec.shape[0] - TOKENS
