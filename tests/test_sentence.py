@@ -5,6 +5,7 @@ import torch
 from muni_nb.data.spec import Benchmark, Rows
 from muni_nb.files import FileError, read_tensors
 from muni_nb.models.muni import MUNI, Routes
+from muni_nb.nets import sentence
 from muni_nb.nets.build import Sizes, Spec
 from muni_nb.nets.sentence import TOKENS, ids_of, own_model, packed
 from muni_nb.nets.text import EOS, PAD
@@ -118,9 +119,24 @@ def test_another_base_is_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:bfloat16 was asked for")
 @pytest.mark.parametrize("adapted", (False, True), ids=("own", "adapted"))
-def test_sentences_train_in_bfloat16(adapted, folder):
+def test_sentences_train_in_bfloat16_and_in_parts(adapted, folder, monkeypatch):
+    monkeypatch.setattr(sentence, "LOGITS", 100)                # two rows at once
     log = fit(fresh("poe", folder if adapted else ""), bench(False), **QUICK | {"steps": 2, "precision": "bfloat16"})
     assert log.term_value.notnull().all()
+
+
+@pytest.mark.parametrize("adapted", (False, True), ids=("own", "adapted"))
+def test_parts_of_a_batch_teach_what_the_whole_does(adapted, folder, monkeypatch):
+    decoder = fresh("poe", folder if adapted else "").decoders["text"]
+    x, z = bench(False).test.values["text"], torch.randn(8, 32)
+    found = []
+    for held in (2**29, 100):
+        monkeypatch.setattr(sentence, "LOGITS", held)
+        decoder.zero_grad()
+        loss = decoder.loss(x, z, None)
+        (loss * torch.arange(8)).sum().backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in decoder.parameters())])
+    for whole, parts in zip(*found, strict=True): assert torch.allclose(whole, parts, atol=1e-5)
 
 
 def test_a_row_is_drawn_alike_alone_and_among_others(folder):

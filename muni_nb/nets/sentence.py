@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'LOGITS', 'GEMMA', 'GEMMA_SHAPE', 'SENTENCE', 'features_of', 'ids_of', 'packed', 'SentenceEncoder',
-           'Features', 'token_nats', 'SentenceDecoder', 'own_model', 'frozen_model', 'weights_digest', 'with_lora',
-           'AdaptedDecoder', 'SentenceSizes', 'check_ids', 'SentenceKind']
+           'Features', 'SentenceDecoder', 'own_model', 'frozen_model', 'weights_digest', 'with_lora', 'AdaptedDecoder',
+           'SentenceSizes', 'check_ids', 'SentenceKind']
 
 # %% ../../nbs/nets/07_sentence.ipynb #fda5d23b
 import copy
@@ -56,20 +56,9 @@ class Features(nn.Module):
     def forward(self, x: Tensor) -> Tensor: return features_of(x)
 
 # %% ../../nbs/nets/07_sentence.ipynb #7a9536ff
-LOGITS = 2**28   # that are held at once, 1 GiB
+LOGITS = 2**29   # that are held at once: 2 GiB
 
 
-def token_nats(h: Tensor, target: Tensor, head: nn.Linear) -> Tensor:
-    "Cross-entropy [N] in nats of the tokens `target` [N], given the states h [N, width] before them."
-    def nats(h: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(head(h).float(), target, reduction="none")
-
-    most = max(1, LOGITS // head.out_features)
-    if len(h) <= most: return nats(h, target)
-    parts = zip(h.split(most), target.split(most))
-    return torch.cat([checkpoint(nats, *part, use_reentrant=False) for part in parts])
-
-# %% ../../nbs/nets/07_sentence.ipynb #1a23beb9
 class SentenceDecoder(nn.Module):
     """`p(ids | z)` of sentences by a causal language model `lm` that reads z [B, latent] as a prefix before BOS.
 
@@ -113,20 +102,33 @@ class SentenceDecoder(nn.Module):
         if (ids[:, :1] == self.lm.config.bos_token_id).any():
             raise InputError("a sentence begins with BOS: its ids must be those behind it, see nets.sentence.packed")
 
+    def nats(self, ids: Tensor, z: Tensor) -> Tensor:
+        "-log p(ids | z) [B] in nats of sentences `ids` [B, L]."
+        there = ids != PAD
+        begin = self.begin(z)
+        seen = torch.cat([begin, self.embed(ids[:, :-1])], 1)
+        states = self.lm.base_model(inputs_embeds=seen, use_cache=False).last_hidden_state
+        before = states[:, begin.shape[1] - 1:][there]
+        logits = self.lm.get_output_embeddings()(before).float()
+        nats = F.cross_entropy(logits, ids[there], reduction="none")
+        return nats.new_zeros(ids.shape).masked_scatter(there, nats).sum(1)
+
     def loss(self, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
         """-log p(ids | z) [B] in nats of rows `x` [B, F + TOKENS], exact: a sum over all tokens but `PAD`.
 
         InputError if a row begins with BOS, or has ids that the language model has not."""
         ids = ids_of(x)
-        ids = ids[:, :int((ids != PAD).sum(1).max())]
-        there = ids != PAD
         self.check(ids)
-        begin = self.begin(z)
-        seen = torch.cat([begin, self.embed(ids[:, :-1])], 1)
-        states = self.lm.base_model(inputs_embeds=seen, use_cache=False).last_hidden_state
-        before = states[:, begin.shape[1] - 1:][there]
-        nats = token_nats(before, ids[there], self.lm.get_output_embeddings())
-        return nats.new_zeros(ids.shape).masked_scatter(there, nats).sum(1)
+        lengths = (ids != PAD).sum(1)
+        longest = int(lengths.max())
+        most = max(1, LOGITS // (longest * len(self.barred)))                       # rows
+        if len(ids) <= most: return self.nats(ids[:, :longest], z)
+        order = lengths.argsort()
+        parts = []
+        for rows in order.split(most):
+            short = ids[rows, :int(lengths[rows].max())]
+            parts.append(checkpoint(self.nats, short, z[rows], use_reentrant=False, preserve_rng_state=False))
+        return torch.cat(parts)[order.argsort()]
 
     @torch.no_grad()
     def sample(self, z: Tensor, member: Tensor, steps=None, guidance=None, solver=None) -> Tensor:
