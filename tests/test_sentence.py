@@ -1,4 +1,6 @@
 "Features, and sentences that a language model writes: the three kinds of the published image-text-audio run together."
+import shutil
+
 import pytest
 import torch
 
@@ -114,7 +116,9 @@ def test_another_base_is_refused(tmp_path):
     torch.manual_seed(1)
     own_model(WORDS, width=16, depth=2).save_pretrained(tmp_path / "lm")
     with pytest.raises(FileError, match="not those that this model was trained with"): MUNI.load(place)
-    with pytest.raises(ValueError, match="hf download some/where"): fresh("poe", "some/where")
+    with pytest.raises(FileError, match="hf download some/where"): fresh("poe", "some/where")
+    shutil.rmtree(tmp_path / "lm")
+    with pytest.raises(FileError, match="sentence_lm: no causal language model"): MUNI.load(place)
 
 
 @pytest.mark.filterwarnings("ignore:bfloat16 was asked for")
