@@ -73,13 +73,14 @@ class SentenceDecoder(nn.Module):
         super().__init__()
         self.hold(lm)
         self.features = features
+        self.vocabulary = lm.config.vocab_size
         width = lm.config.hidden_size
         self.prefix = nn.Sequential(
             nn.Linear(latent, width), nn.Tanh(), nn.Linear(width, prefix * width),
             nn.Unflatten(1, (prefix, width)), nn.LayerNorm(width))
         ends = lm.config.eos_token_id
         self.ends = ends if isinstance(ends, list) else [ends]
-        barred = torch.arange(lm.config.vocab_size) >= classes          # what is never written
+        barred = torch.arange(self.vocabulary) >= classes          # what is never written
         barred[[PAD, lm.config.bos_token_id]] = True
         self.register_buffer("barred", barred, persistent=False)
 
@@ -98,9 +99,9 @@ class SentenceDecoder(nn.Module):
 
     def check(self, ids: Tensor) -> None:
         "InputError if ids [B, L] are not what the language model could have written."
-        if (ids >= len(self.barred)).any():
-            raise InputError(f"a sentence has id {int(ids.max())}, the language model has {len(self.barred)}: want ids "
-                             "of its own tokenizer")
+        if (ids >= self.vocabulary).any():
+            raise InputError(f"a sentence has id {int(ids.max())}, the language model has {self.vocabulary}: want "
+                             "ids of its own tokenizer")
         if (ids[:, :1] == self.lm.config.bos_token_id).any():
             raise InputError("a sentence begins with BOS: its ids must be those behind it, see nets.sentence.packed")
 
@@ -123,7 +124,7 @@ class SentenceDecoder(nn.Module):
         self.check(ids)
         lengths = (ids != PAD).sum(1)
         longest = int(lengths.max())
-        most = max(1, LOGITS // (longest * len(self.barred)))                       # rows
+        most = max(1, LOGITS // (longest * self.vocabulary))       # rows
         if len(ids) <= most: return self.nats(ids[:, :longest], z)
         order = lengths.argsort()
         parts = []
@@ -140,15 +141,15 @@ class SentenceDecoder(nn.Module):
         ids = torch.full((len(z), TOKENS), PAD, device=z.device)
         writes = torch.ones(len(z), dtype=torch.bool, device=z.device)
         ends = torch.tensor(self.ends, device=z.device)
-        said = self.lm.base_model(inputs_embeds=self.begin(z), use_cache=True)
+        seen, cache = self.begin(z), None
         for place in range(TOKENS):
+            said = self.lm.base_model(inputs_embeds=seen, past_key_values=cache, use_cache=True)
             logits = self.lm.get_output_embeddings()(said.last_hidden_state[:, -1])
             token = logits.masked_fill(self.barred, -torch.inf).argmax(1)
             ids[:, place] = token.where(writes, PAD)
             writes = writes & ~torch.isin(token, ends)
             if not writes.any(): break
-            word = self.embed(token[:, None])
-            said = self.lm.base_model(inputs_embeds=word, past_key_values=said.past_key_values, use_cache=True)
+            seen, cache = self.embed(token[:, None]), said.past_key_values
         return packed(z.new_zeros(len(z), self.features), ids)
 
 # %% ../../nbs/nets/07_sentence.ipynb #389c905c
@@ -183,13 +184,15 @@ def frozen_model(name: str) -> nn.Module:
     logging.disable_progress_bar()
     shipped = SHIPPED / name
     source = shipped if shipped.is_dir() else name
-    try: return AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype="auto")
+    try: model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype="auto")
     except (OSError, ValueError) as error:
         remedy = ("name the folder of one, or get one of the hub's: accept its licence there (Gemma's is gated), "
                   f"then `hf auth login` and `hf download {name}`")
         raise FileError(f"sentence_lm: no causal language model {name!r} on this machine: {remedy}") from error
     finally:
         if shown: logging.enable_progress_bar()
+    if None not in (model.config.bos_token_id, model.config.eos_token_id): return model
+    raise InputError(f"sentence_lm: {name!r} has no token for where a text begins or ends: name another")
 
 
 def weights_digest(model: nn.Module) -> Tensor:
