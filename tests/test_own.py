@@ -41,11 +41,12 @@ def both(bench, read):
     return torch.cat([read(bench.train), read(bench.test)])
 
 
-def test_every_kind_goes_there_and_back():
+@pytest.mark.parametrize("real", ("vector", "regressed"))
+def test_every_kind_goes_there_and_back(real):
     given = columns()
     numbered = {**given, "number": np.arange(N)}
-    bench = from_arrays(numbered, attributes=["label"], kinds={"number": "vector"}, held_out=0.25)
-    assert [s.kind for s in bench.specs.values()] == ["image", "text", "vector", "audio", "category", "vector"]
+    bench = from_arrays(numbered, attributes=["label"], kinds={"number": real}, held_out=0.25)
+    assert [s.kind for s in bench.specs.values()] == ["image", "text", "vector", "audio", "category", real]
     every = []
     for rows in (bench.train, bench.test):
         back = {k: bench.restore[k](bench.specs[k].prepare(rows.values[k])) for k in bench.specs}

@@ -179,10 +179,10 @@ def moments(values: np.ndarray, number: np.ndarray, each: bool) -> tuple[np.ndar
 def standardised(name: str, kind: str, values: np.ndarray, train: np.ndarray) -> Modality:
     "Features [N, F] or [N], or log-mels [N, mels, frames], by the moments of rows `train`."
     flat = values.ndim == 1
-    if values.ndim != (3 if kind == "audio" else 2) and not (flat and kind == "vector"):
+    if values.ndim != (3 if kind == "audio" else 2) and not (flat and kind != "audio"):
         want = "[N, mels, frames]" if kind == "audio" else "[N, F]"
         raise ValueError(f"{name}: {kind} of shape {list(values.shape)}: want {want}")
-    mean, deviation = moments(values[:, None] if flat else values, train, each=kind == "vector")
+    mean, deviation = moments(values[:, None] if flat else values, train, each=kind != "audio")
 
     def convert(x: np.ndarray) -> Tensor:
         x = (x[:, None] if flat else x).astype(np.float64)
@@ -384,7 +384,7 @@ def check_names(columns: Mapping, kinds: Mapping[str, str], *others: Mapping | N
         if kind not in MAKERS: raise ValueError(f"{name}: unknown kind {kind!r}{nearest(kind, list(MAKERS))}")
 
 
-MAKERS = ("image", "category", "text", "audio", "vector")   # kinds that a column can be made of
+MAKERS = ("image", "category", "text", "audio", "vector", "regressed")   # kinds that a column can be made of
 
 # %% ../../nbs/data/06_own.ipynb #5bc5030e
 def modalities(
