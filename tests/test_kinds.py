@@ -24,8 +24,6 @@ SPECS = {
     "label": Spec("label", "category", classes=3),
 }
 
-GENERALISTS = ("FlowBind", "JointFlow", "CoDi")     # draw values themselves, and so no words
-
 
 @pytest.fixture(scope="module")
 def rows():
@@ -56,27 +54,16 @@ def taken(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_learns_draws_and_saves_every_kind(name, rows, tmp_path):
     torch.manual_seed(0)
-<<<<<<< HEAD
     specs = taken(name)
     options = {"width": 16, "depth": 1} if name in REAL else {}
     model = Run("test", model=name, sizes=Sizes.tiny(), options=options).build(specs)
     columns = [list(SPECS).index(k) for k in specs]
     rows = Rows({k: rows.values[k] for k in specs}, {}, {}, rows.available[:, columns])
-=======
-    specs = {k: s for k, s in SPECS.items() if name not in GENERALISTS or k not in ("caption", "sentence")}
-    columns = [list(SPECS).index(k) for k in specs]
-    rows = Rows({k: rows.values[k] for k in specs}, {}, {}, rows.available[:, columns])
-    model = Run("test", model=name, sizes=Sizes.tiny()).build(specs)
->>>>>>> f7564a679c159dcc32b1e2163473fb647031dfe6
     batch, available = batch_at(rows, specs, step=0, batch_size=8, seed=0)
     terms = model.loss(batch, available)
     terms["loss"].backward()
     assert all(v.isfinite() for v in terms.values())
-<<<<<<< HEAD
     given = {k: rows.values[k][:2] for k in ("grey", "feature", "sentence") if k in specs}
-=======
-    given = {name: rows.values[name][:2] for name in ("grey", "feature", "sentence") if name in specs}
->>>>>>> f7564a679c159dcc32b1e2163473fb647031dfe6
     if name == "Oracle": given = {"label": [0, 2]}
     twin = type(model).load(model.save(tmp_path))
     drawn, again = (m.sample(given, list(specs), steps=2, seed=0) for m in (model, twin))
@@ -85,19 +72,11 @@ def test_a_model_learns_draws_and_saves_every_kind(name, rows, tmp_path):
         assert torch.allclose(x.float(), again[k].float(), atol=1e-4)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", REAL)
 def test_captions_are_refused_where_there_are_real_numbers_alone(name):
     for kind in ("caption", "sentence"):
         with pytest.raises(ValueError, match=f"{kind}: .*no real numbers.*kind 'vector'"):
             MODELS[name]({k: SPECS[k] for k in ("feature", kind)})
-=======
-@pytest.mark.parametrize("name", GENERALISTS)
-@pytest.mark.parametrize("words", ("caption", "sentence"))
-def test_a_generalist_refuses_words(name, words):
-    with pytest.raises(ValueError, match=f"{words}: values of kind .* are no real numbers"):
-        Run("test", model=name, sizes=Sizes.tiny()).build({k: SPECS[k] for k in (words, "feature")})
->>>>>>> f7564a679c159dcc32b1e2163473fb647031dfe6
 
 
 def test_a_kind_that_a_model_cannot_use_is_refused_by_name():
