@@ -89,7 +89,9 @@ class Encoders(nn.Module):
     def __init__(self, folder: Path = FROZEN):
         from safetensors.torch import load_file
         from transformers import ClapAudioModelWithProjection, CLIPVisionModelWithProjection, Gemma3TextModel
+        from transformers.utils import logging
         super().__init__()
+        logging.disable_progress_bar()      # it takes no time
 
         def load(kind, name: str):
             return kind.from_pretrained(
