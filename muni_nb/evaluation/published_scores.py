@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Renderers', 'Vectors', 'REFERENCES', 'pieces', 'rendered', 'drawn_parts', 'real_parts', 'ceiling_parts', 'sides_of',
            'score_task', 'floor_of', 'real_score', 'unsupported', 'lacking', 'Reading', 'Plan', 'planned', 'as_dataset',
-           'published_evaluation', 'spoken_reasons', 'task_figures']
+           'published_evaluation', 'spoken_reasons', 'scores_of_draws', 'task_figures']
 
 # %% ../../nbs/evaluation/12_published_scores.ipynb #76ebc8de
 import json
@@ -110,7 +110,7 @@ def unsupported(model, task: Task) -> str:
     "Why a model cannot do a task; empty if it can."
     unread = [k for k in task.given if k not in model.reads]
     if unread: return f"this model cannot be given {unread[0]!r}"
-    return model.unsupported(task.given) if hasattr(model, "unsupported") else ""
+    return model.unsupported(task.given)
 
 
 def lacking(task: Task, bench: Benchmark, rows: Population | None) -> str:
@@ -143,13 +143,14 @@ class Reading:
             ceiling |= embedded(ceiling_parts(rows, n, self.renderers, self.seed, self.chunk), fresh)
         return real, ceiling
 
-    def scores(self, task: Task, rows: Population, n: int, drawn: Iterable[Mapping[str, Sequence]]
-               ) -> dict[str, dict[str, float]]:
-        "Each score of a task, and what it is read against: {of `REFERENCES`: {score: value}}."
-        mine = {s: self.scorers[s] for s in task.scores if s in self.scorers}
-        vectors = embedded(drawn, mine)
+    def scorers_of(self, task: Task) -> dict[str, Scorer]:
+        return {s: self.scorers[s] for s in task.scores if s in self.scorers}
+
+    def scores(self, task: Task, rows: Population, n: int, drawn: Vectors) -> dict[str, dict[str, float]]:
+        "Each score of n draws for a task, and what it is read against: {of `REFERENCES`: {score: value}}."
+        mine = self.scorers_of(task)
         real, ceiling = self.of_rows(rows, min(n, len(rows)), mine)
-        return {"": {s: score_task(s, task, vectors, real) for s in mine},
+        return {"": {s: score_task(s, task, drawn, real) for s in mine},
                 "_shuffled": {s: floor_of(s, task, real) for s in mine},
                 "_rendered": {s: score_task(s, task, ceiling, real) for s in mine},
                 "_real": {s: real_score(s, task, real) for s in mine}}
@@ -228,7 +229,7 @@ def published_evaluation(
     most = math.inf if rows is None else whole(rows, "rows", least=4)
     seed = whole(seed, "seed", least=0)
     chunk = whole(chunk, "chunk", least=1)
-    if renderers is None: renderers = getattr(bench, "render", {})
+    if renderers is None: renderers = bench.render
     if populations is None: populations = dict.fromkeys((COCO, CAPS, VGG, TRIPLETS), population_of(bench))
     plan = planned(model, bench, scorers, populations, names, most)
     reading = Reading(scorers, renderers, seed, chunk)
@@ -239,7 +240,8 @@ def published_evaluation(
             task = TASKS[name]
             population = populations[task.population]
             drawn = drawn_parts(model, task, population, n, renderers, seed, chunk, precision, **options)
-            found[name] = reading.scores(task, population, n, drawn)
+            vectors = embedded(drawn, reading.scorers_of(task))
+            found[name] = reading.scores(task, population, n, vectors)
             bar.update(n)
     ds = as_dataset(found, plan, scorers)
     if not plan.left_out: return ds
@@ -252,6 +254,30 @@ def spoken_reasons(left_out: Mapping[str, str]) -> str:
     by_reason: dict[str, list[str]] = {}
     for what, why in left_out.items(): by_reason.setdefault(why, []).append(what)
     return "; ".join(f"{', '.join(what)} ({why})" for why, what in by_reason.items())
+
+# %% ../../nbs/evaluation/12_published_scores.ipynb #eb5da405
+def scores_of_draws(
+    model,
+    bench: Benchmark,
+    scorers: Mapping[str, Scorer],
+    rows: Population,
+    draws: Mapping[tuple[str, ...], Mapping[str, Tensor]],      # what `coherence.draw` returns for `rows`
+    seed: int = 0,                                              # of renderers
+) -> xr.Dataset:
+    "As `published_evaluation`, of draws: the tasks whose given set was drawn from, and those the model cannot do."
+    renderers = bench.render
+    cannot = {name: unsupported(model, task) for name, task in TASKS.items()}
+    reading = Reading(scorers, renderers, seed, len(rows))
+    counts, found = {}, {}
+    for given, drawn in draws.items():
+        vectors = embedded([rendered(renderers, {k: x.cpu() for k, x in drawn.items()}, seed)], scorers)
+        for name, task in TASKS.items():
+            if set(task.given) != set(given): continue
+            counts[name] = len(rows)
+            found[name] = reading.scores(task, rows, len(rows), vectors)
+    named = [name for name in TASKS if name in counts or cannot[name]]
+    plan = Plan({name: counts.get(name, 0) for name in named}, {name: cannot[name] for name in named}, {})
+    return as_dataset(found, plan, scorers)
 
 # %% ../../nbs/evaluation/12_published_scores.ipynb #e665979c
 def task_figures(ds: xr.Dataset) -> list[Figure]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import torch
 import xarray as xr
+from torch import Tensor
 
 from ..data.spec import Benchmark, Rows, check_same
 from ..gate import InputError, InputTypeError, brief, number, scalar, several_of, typed, whole
@@ -28,8 +29,9 @@ from .declare import with_axes
 from .fidelity import fidelity
 from .minimality import minimality
 from .predictivity import nat_value, predictivity
-from .published_scores import published_evaluation
+from .published_scores import scores_of_draws
 from .scorers import stand_ins
+from .tasks import Population
 from .verifier import Exact, Judge, check_judge, unlearnable, verifier_error
 
 # %% ../../nbs/evaluation/07_report.ipynb #33d99591
@@ -102,11 +104,20 @@ def wanting(
     return lost
 
 # %% ../../nbs/evaluation/07_report.ipynb #of7a5c01
-def of_tasks(model, bench: Benchmark, judge: Judge, towers: Towers, rows: int, seed: int, **options) -> xr.Dataset:
+def of_tasks(
+    model,
+    bench: Benchmark,
+    judge: Judge,
+    towers: Towers,
+    rows: Rows,                                                 # the first test rows
+    draws: Mapping[tuple[str, ...], Mapping[str, Tensor]],      # for these
+    seed: int,
+) -> xr.Dataset:
     "The published tasks on features, scored by towers and readers of what they are features of."
     of_source = {name: getattr(reader, "reader", reader) for name, reader in judge.items()}
     scorers = stand_ins(bench.source, towers, of_source)
-    return published_evaluation(model, bench, scorers, rows=rows, seed=seed, **options)
+    seen = Population(rows.values, bench.source.draw(range(len(rows)), "test").values)
+    return scores_of_draws(model, bench, scorers, seen, draws, seed)
 
 # %% ../../nbs/evaluation/07_report.ipynb #259c4656
 @torch.no_grad()
@@ -138,7 +149,7 @@ def judge_draws(
         from_nothing = [g for g in routes if not g]
         draws = draw(model, bench, bench.test.select(slice(rows)), from_nothing, tick, **options)
     if () in draws: parts.append(fidelity(bench, judge, draws[()], bench.test))
-    if towers and bench.source: parts.append(of_tasks(model, bench, judge, towers, rows, seed, **options))
+    if towers and bench.source: parts.append(of_tasks(model, bench, judge, towers, test, draws, seed))
     elif towers: parts.append(alignment(bench, towers, test, draws))
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 

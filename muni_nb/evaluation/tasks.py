@@ -4,19 +4,25 @@
 
 # %% auto #0
 __all__ = ['COCO', 'CAPS', 'VGG', 'TRIPLETS', 'TASKS', 'Task', 'figure_name', 'Population', 'population_of', 'Opened',
-           'cached_population']
+           'waveform_of', 'cached_population']
 
 # %% ../../nbs/evaluation/11_tasks.ipynb #2d4312b9
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.own import read_samples
 from ..data.spec import Benchmark
 from .coherence import route_name
 from .scorers import CALLED
-from ..features.cache import Split, table_of
+from ..features.cache import Split, some_of, table_of
+from ..features.corpora import Corpus
+from ..features.encoders import read_rgb
 from ..gate import InputError, path_of
 
 # %% ../../nbs/evaluation/11_tasks.ipynb #ecf06e1b
@@ -78,16 +84,15 @@ def population_of(bench: Benchmark, real: Mapping[str, Sequence] | None = None) 
     `real`: what people see of these, where values are features of it; by default the same rows of the
     benchmark that the features are of, if there is one (`bench.source`)."""
     values = bench.complete(bench.test).values
-    source = getattr(bench, "source", None)
-    if real is None and source is not None: real = source.draw(range(len(bench.test)), "test").values
+    if real is None and bench.source: real = bench.source.draw(range(len(bench.test)), "test").values
     return Population(values, values if real is None else real)
 
 # %% ../../nbs/evaluation/11_tasks.ipynb #7d47e63c
 class Opened(Sequence):
     "What is in files, opened by `load` when it is sliced, and put together by `join`."
 
-    def __init__(self, paths: Sequence[str | Path], load: Callable[[Path], object], join: Callable = list):
-        self.paths, self.load, self.join = [Path(path) for path in paths], load, join
+    def __init__(self, paths: Sequence[Path], load: Callable[[Path], object], join: Callable = list):
+        self.paths, self.load, self.join = paths, load, join
 
     def __len__(self) -> int: return len(self.paths)
 
@@ -96,17 +101,35 @@ class Opened(Sequence):
         return self.load(self.paths[index])
 
 
+def waveform_of(path: Path, rate: int, seconds: float) -> Tensor:
+    "The first `seconds` of a sound file, float32 [samples] at `rate` Hz, silence behind what is shorter."
+    from torchaudio.functional import resample
+    wave, own = read_samples(path)
+    wave = resample(torch.from_numpy(wave).float(), own, rate)[:round(seconds * rate)]
+    return F.pad(wave, (0, round(seconds * rate) - len(wave)))
+
+
 def cached_population(
-    bench: Benchmark,                                    # of `from_cache`
+    bench: Benchmark,                # of `from_cache`
     cache: str | Path,
-    corpus: str,                                         # has a test split there
-    real: Mapping[str, Sequence] | None = None,          # pictures and sounds of its rows
+    corpus: Corpus,                  # its test split: what was extracted into the cache
+    rate: int = 16_000,              # Hz, of sounds as scorers hear them
+    seconds: float = 10.0,           # of them
 ) -> Population:
-    "The test rows of a corpus in a cache, standardised as a benchmark of that cache is; captions are real ones."
-    split = Split(path_of(cache, "cache") / corpus / "test")
-    columns = {k: getattr(column, "features", column) for k, column in bench.train.values.items()}
-    standards = {k: column.convert for k, column in columns.items()}
-    rows = table_of([split], standards, getattr(bench.train.values.get("text"), "tokens", None))
-    values = {k: x for k, x in rows.values.items() if rows.available[:, list(rows.values).index(k)].all()}
-    captions = {"text": split.captions} if "text" in values else {}
-    return Population(values, captions | dict(real or {}))
+    "The test rows of a corpus in a cache that have all its modalities, standardised as the benchmark is."
+    split = Split(path_of(cache, "cache") / corpus.name / corpus.split)
+    columns = {k: bench.train.values[k] for k in split.meta.sources}
+    read = {k: getattr(column, "features", column).convert for k, column in columns.items()}
+    rows = table_of([split], read, getattr(columns.get("text"), "tokens", None))
+    number = rows.available.all(1).nonzero()[:, 0].numpy()
+    skipped = {row["id"] for row in split.skipped}
+    extracted = [item for item in corpus.items if item.id not in skipped]
+    if len(extracted) != len(split):
+        raise InputError(f"{split.folder} has {len(split):,} rows, and {corpus} {len(extracted):,} items that were "
+                         "not skipped: give the corpus that was extracted")
+    items = [extracted[i] for i in number]
+    hear = partial(waveform_of, rate=rate, seconds=seconds)
+    real = {"image": Opened([corpus.folder / item.image for item in items], read_rgb),
+            "audio": Opened([corpus.folder / item.audio for item in items], hear, torch.stack),
+            "text": [item.text for item in items]}
+    return Population(some_of(rows, number).values, {k: real[k] for k in columns})

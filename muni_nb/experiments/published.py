@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTROLLED', 'RERUN', 'FIVE_VIEWS', 'ONE_TO_ONE_FIDELITY', 'ONE_TO_ONE', 'MANY_TO_ONE', 'TOGETHER',
-           'PAIRS_MANY_TO_ONE', 'PAIRS_NOTHING', 'COMPONENTS', 'IMAGE_TEXT_AUDIO', 'PREDICTIONS', 'SAID', 'UNSUPPORTED',
-           'READ_AGAINST', 'PUBLISHED_SCORERS', 'same_order', 'task_table', 'unlike_print', 'beside']
+           'PAIRS_MANY_TO_ONE', 'PAIRS_NOTHING', 'COMPONENTS', 'IMAGE_TEXT_AUDIO', 'TRAINED', 'PREDICTIONS', 'SAID',
+           'UNSUPPORTED', 'READ_AGAINST', 'PUBLISHED_SCORERS', 'same_order', 'task_table', 'unlike_print', 'in_print',
+           'beside', 'with_conditions']
 
 # %% ../../nbs/experiments/03_published.ipynb #91d1b86b
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import xarray as xr
 from ..evaluation.declare import check_names
 from ..evaluation.published_scores import task_figures
 from ..evaluation.tasks import TASKS
-from .tables import check_figures, differences, over_seeds, verdict_of
+from .tables import check_figures, differences, markdown, over_seeds, verdict_of
 
 # %% ../../nbs/experiments/03_published.ipynb #3c88aa3c
 def _table(source: str, conditions: str, columns: list[str], rows: dict[str, list[float]]) -> pd.DataFrame:
@@ -175,6 +176,17 @@ IMAGE_TEXT_AUDIO = {
     "together": TOGETHER, "many to one, pairs alone": PAIRS_MANY_TO_ONE, "from nothing, pairs alone": PAIRS_NOTHING,
     "components": COMPONENTS}
 
+# %% ../../nbs/experiments/03_published.ipynb #28bafb85
+TRAINED = _table(
+    "MUNITE, its tables 3, 7, 8 and 9",
+    "rows and populations as in the tables above; FlowBind's epochs from its updates",
+    ["trainable parameters, millions", "epochs", "updates", "batch", "learning rate"],
+    {"FlowBind": [567.97, 285, 200_000, 1024, 1e-4],
+     "MUNI": [328.90, 200, 140_400, 1024, 4e-4],
+     "CFM": [281.21, 200, 140_400, 1024, 4e-4],
+     "DFM": [281.16, 200, 140_400, 1024, 4e-4],
+     "MUNITE": [278.72, 100, 70_200, 1024, 4e-4]})
+
 # %% ../../nbs/experiments/03_published.ipynb #03e69518
 PREDICTIONS = [
     ("not detached", "leakage, one view", +1),
@@ -253,8 +265,8 @@ def task_table(ds: xr.Dataset, figures: Sequence[str] | None = None) -> pd.DataF
     return pd.DataFrame(rows).T.rename_axis(index="method", columns="metric")
 
 # %% ../../nbs/experiments/03_published.ipynb #1fcb34c4
-PUBLISHED_SCORERS = {"CLIP": "openai/clip-vit-base-patch32", "CLAP": "laion/larger_clap", "AIS": "wav2clip",
-                     "FID": "pytorch-fid", "FAD": "torchvggish", "CIDEr": "words"}
+PUBLISHED_SCORERS = {"CLIP": "clip-vit-base-patch32", "CLAP": "larger_clap", "AIS": "wav2clip",
+                     "FID": "pytorch-fid", "FAD": "torchvggish", "CIDEr": "words"}     # as their names have it
 
 
 def unlike_print(ds: xr.Dataset, figures: Sequence[str]) -> str:
@@ -263,9 +275,14 @@ def unlike_print(ds: xr.Dataset, figures: Sequence[str]) -> str:
         task, _, measure = name.rpartition(": ")
         scorer = str(np.atleast_1d(ds.scorer.sel(measure=measure).values)[0])
         rows = float(ds.task_rows.sel(task=task).max())
-        if not scorer.startswith(PUBLISHED_SCORERS[measure]): return f"{measure} is scored by {scorer or 'nothing'}"
+        if PUBLISHED_SCORERS[measure] not in scorer: return f"{measure} is scored by {scorer or 'nothing'}"
         if 0 < rows < TASKS[task].count: return f"{task} has {rows:,.0f} rows, {TASKS[task].count:,} in print"
     return ""
+
+
+def in_print(published: pd.DataFrame) -> pd.DataFrame:
+    "A published table of tasks as text."
+    return published.map(lambda value: UNSUPPORTED if np.isnan(value) else f"{value:.2f}")
 
 
 def beside(ds: xr.Dataset, published: pd.DataFrame) -> pd.DataFrame:
@@ -277,7 +294,14 @@ def beside(ds: xr.Dataset, published: pd.DataFrame) -> pd.DataFrame:
     check_names(held or list(published.columns)[:1], held)
     ours = task_table(ds, held)
     why = unlike_print(ds, held)
-    said = published[held].map(lambda value: UNSUPPORTED if np.isnan(value) else f"{value:.2f}")
-    frame = ours if why else pd.concat([ours, said.set_index(said.index + ", in print")])
+    theirs = in_print(published[held])
+    frame = ours if why else pd.concat([ours, theirs.set_index(theirs.index + ", in print")])
     frame.attrs = {**published.attrs, "apart": why}
     return frame.rename_axis(index="method", columns="metric")
+
+
+def with_conditions(table: pd.DataFrame) -> str:
+    "A table of `in_print` or `beside` as markdown, below what it is and under which conditions."
+    told = f"{table.attrs['source']}: {table.attrs['conditions']}."
+    apart = f" Ours alone, not comparable: {table.attrs['apart']}." if table.attrs.get("apart") else ""
+    return f"{told}{apart}\n\n{markdown(table)}"
