@@ -6,7 +6,7 @@
 __all__ = ['small_mlp', 'interpolated', 'contrast', 'Look', 'PromptedFlow', 'CoDi', 'roles']
 
 # %% ../../nbs/models/09_codi.ipynb #e5428f2b
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -103,7 +103,7 @@ class CoDi(ValueModel):
         size: int = 64,                 # dimensions of prompts and environments
         temperature: float = 0.1,       # of contrasts
         prompted: float = 0.2,          # fraction of training after which flows learn, prompts rest
-        joined: float = 0.75,           # fraction of training after which environments learn, flows rest
+        joined: float = 0.6,            # fraction of training after which environments learn, flows rest
         drop: float = 0.1,              # fraction of rows whose prompt is left out
         guidance: float = 1.0,          # by the prompt, in drawing; 1 is none
         latents: Latents = Latents(),   # of the walk
@@ -233,17 +233,19 @@ def infer(
     given: Mapping[str, Tensor],
     n: int = 1,
     present: Mapping[str, Tensor] | None = None,
+    want: Sequence[str] | None = None,
 ) -> Tensor:
     """n draws of all that a row of `given` lacks, together, adjacent: [B * n, D].
 
-    What it is given stands as it is. InputError for a row that is given nothing."""
+    As `ValueModel.infer`. InputError for a row that is given nothing."""
     n = draws_of(n)
     values, mask = self.prepare(given, present)
     self.check_supported(mask)
     clean = self.flat(values, mask)
     prompt = interpolated(self.prompts_of(clean), mask.float()).repeat_interleave(n, 0)
     clean, mask = clean.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-    targets, held = ~mask, mask[:, self.owner]
+    targets = self.targets(mask, want)
+    walks = targets[:, self.owner]
     guidance = self.options["guidance"]
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -252,8 +254,8 @@ def infer(
         if guidance != 1:
             untold = self.velocity(x, t, prompt * 0, environments, targets)
             told = untold + guidance * (told - untold)
-        return told.masked_fill(held, 0.0)
+        return told * walks
 
-    start = torch.where(held, clean, torch.randn_like(clean))
+    start = torch.where(mask[:, self.owner], clean, torch.randn_like(clean))
     times = solver_times(self.latents.steps, power=self.latents.power, device=self.device)
     return SOLVERS[self.latents.solver](velocity, start, times)
