@@ -105,16 +105,6 @@ class LatentModel(nn.Module):
         Rows may differ in what is `present`."""
         raise NotImplementedError
 
-    def infer_for(
-        self,
-        want: Sequence[str],
-        given: Mapping[str, Tensor],
-        n: int = 1,
-        present: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        "As `infer`, where the modalities `want` alone will be decoded, which most models need not know."
-        return self.infer(given, n, present)
-
     def draw(
         self,
         given: Mapping[str, Tensor],
@@ -405,7 +395,7 @@ def sample(
     if seed is not None: seed = whole(seed, "seed", least=-2**63, most=2**64 - 1)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None: torch.manual_seed(seed)
-        return self.decode(self.infer_for(want, given, n, present), want, chunk=chunk, **options)
+        return self.decode(self.infer(given, n, present), want, chunk=chunk, **options)
 
 # %% ../../nbs/models/00_base.ipynb #0694a2e5
 @patch

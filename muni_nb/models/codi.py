@@ -6,7 +6,7 @@
 __all__ = ['small_mlp', 'interpolated', 'contrast', 'Look', 'PromptedFlow', 'CoDi', 'roles']
 
 # %% ../../nbs/models/09_codi.ipynb #e5428f2b
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import torch
@@ -233,19 +233,17 @@ def infer(
     given: Mapping[str, Tensor],
     n: int = 1,
     present: Mapping[str, Tensor] | None = None,
-    want: Sequence[str] | None = None,
 ) -> Tensor:
     """n draws of all that a row of `given` lacks, together, adjacent: [B * n, D].
 
-    As `ValueModel.infer`. InputError for a row that is given nothing."""
+    What it is given stands as it is. InputError for a row that is given nothing."""
     n = draws_of(n)
     values, mask = self.prepare(given, present)
     self.check_supported(mask)
     clean = self.flat(values, mask)
     prompt = interpolated(self.prompts_of(clean), mask.float()).repeat_interleave(n, 0)
     clean, mask = clean.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-    targets = self.targets(mask, want)
-    walks = targets[:, self.owner]
+    targets, held = ~mask, mask[:, self.owner]
     guidance = self.options["guidance"]
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -254,8 +252,8 @@ def infer(
         if guidance != 1:
             untold = self.velocity(x, t, prompt * 0, environments, targets)
             told = untold + guidance * (told - untold)
-        return told * walks
+        return told.masked_fill(held, 0.0)
 
-    start = torch.where(mask[:, self.owner], clean, torch.randn_like(clean))
+    start = torch.where(held, clean, torch.randn_like(clean))
     times = solver_times(self.latents.steps, power=self.latents.power, device=self.device)
     return SOLVERS[self.latents.solver](velocity, start, times)

@@ -6,7 +6,7 @@
 __all__ = ['JointFlow', 'training_times']
 
 # %% ../../nbs/models/08_joint_flow.ipynb #a09d5374
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from fastcore.basics import patch
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.spec import Spec
 from ..gate import number, typed, whole
 from ..latent.flow import SOLVERS, solver_times, uniform_time, velocity_target
-from ..latent.subsets import of_size, size_uniform
+from ..latent.subsets import of_size
 from .base import Latents, draws_of
 from .values import ValueModel, velocity_from
 from ..nets.blocks import GatedMLP, time_features
@@ -34,17 +34,15 @@ class JointFlow(ValueModel):
         width: int = 256,
         depth: int = 2,
         apart: float = 0.5,    # fraction of training rows whose targets have a time each (ours); else one for all
-        fewer: float = 0.3,    # fraction of training rows that leave out some of what they have (ours)
         latents: Latents = Latents(steps=75),     # of the walk (stated)
     ):
         "InputError for a wrong value."
         whole(width, "width", least=1)
         whole(depth, "depth", least=1)
         number(apart, "apart, a fraction of rows,", 0, 1)
-        number(fewer, "fewer, a fraction of rows,", 0, 1)
         super().__init__(specs, sizes, latents)
         self.net = GatedMLP(self.dims, self.dims, width, depth, features=64 * len(self.names))
-        self.options = {"width": width, "depth": depth, "apart": apart, "fewer": fewer}
+        self.options = {"width": width, "depth": depth, "apart": apart}
 
     def arguments(self) -> dict:
         return {**super().arguments(), **self.options}
@@ -55,21 +53,17 @@ class JointFlow(ValueModel):
         return velocity_from(lambda state: self.net(state, features), x, times[:, self.owner])
 
 # %% ../../nbs/models/08_joint_flow.ipynb #471e63b2
-def training_times(available: Tensor, apart: float, fewer: float) -> Tensor:
-    """Times [B, M] of a training step: 1 of sources, 0 of what is not used, others between.
+def training_times(available: Tensor, apart: float) -> Tensor:
+    """Times [B, M] of a training step: 1 of sources, 0 where not `available` [B, M], others between.
 
-    Targets of a row share one, but have one each in a fraction `apart` of the rows. All that is `available`
-    [B, M] is used, but a random subset in a fraction `fewer` of the rows."""
+    Targets of a row share one, but have one each in a fraction `apart` of the rows."""
     rows, count = available.shape
-    some = torch.rand(rows, 1, device=available.device) < fewer
-    used = torch.where(some, size_uniform(available), available)
-    size = (torch.rand(rows, device=available.device) * used.sum(1)).long()     # 0 .. all but one
-    source = of_size(used, size)
+    size = (torch.rand(rows, device=available.device) * available.sum(1)).long()     # 0 .. all but one
+    source = of_size(available, size)
     own = torch.stack([uniform_time(rows, available.device) for _ in range(count)], 1)
     alone = torch.rand(rows, 1, device=available.device) < apart
     times = torch.where(alone, own, own[:, :1])
-    times = times.clamp(min=1e-5)                                  # a time of 0 means unused
-    return times.masked_fill(source, 1.0).masked_fill(~used, 0.0)
+    return times.masked_fill(source, 1.0).masked_fill(~available, 0.0)
 
 
 @patch
@@ -81,12 +75,12 @@ def loss(
 ) -> dict[str, Tensor]:
     "`velocity`, the squared error of a target's dimension, a mean over them and over rows, and the same as `loss`."
     clean = self.flat(batch, available)
-    times = training_times(available, self.options["apart"], self.options["fewer"])
+    times = training_times(available, self.options["apart"])
     of_value = times[:, self.owner]
     noise = torch.randn_like(clean)
     x = (1 - of_value) * noise + of_value * clean
     error = (self.velocity(x, times) - velocity_target(clean, noise)).square()
-    learned = ((times > 0) & (times < 1))[:, self.owner]
+    learned = ((times < 1) & available)[:, self.owner]
     of_row = (error * learned).sum(1) / learned.sum(1).clamp(min=1)
     velocity = of_row.sum() / learned.any(1).sum().clamp(min=1)
     return {"velocity": velocity, "loss": velocity}
@@ -99,21 +93,19 @@ def infer(
     given: Mapping[str, Tensor],
     n: int = 1,
     present: Mapping[str, Tensor] | None = None,
-    want: Sequence[str] | None = None,
 ) -> Tensor:
     """n draws of all that a row of `given` lacks, together, adjacent: [B * n, D].
 
-    As `ValueModel.infer`. What is not wanted stays noise, at time 0."""
+    What it is given stands as it is. Rows may differ in what is `present`."""
     values, mask = self.prepare(given, present)
     clean = self.flat(values, mask).repeat_interleave(draws_of(n), 0)
     mask = mask.repeat_interleave(n, 0)
-    targets = self.targets(mask, want)
-    walks = targets[:, self.owner]
+    held = mask[:, self.owner]
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        times = torch.where(targets, t[:, None], mask.float())
-        return self.velocity(x, times) * walks
+        times = torch.where(mask, 1.0, t[:, None])
+        return self.velocity(x, times).masked_fill(held, 0.0)
 
-    start = torch.where(mask[:, self.owner], clean, torch.randn_like(clean))
+    start = torch.where(held, clean, torch.randn_like(clean))
     times = solver_times(self.latents.steps, power=self.latents.power, device=self.device)
     return SOLVERS[self.latents.solver](velocity, start, times)

@@ -6,7 +6,7 @@
 __all__ = ['numbers_of', 'AsDrawn', 'ValueModel', 'velocity_from']
 
 # %% ../../nbs/models/06_values.ipynb #549e666d
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import torch
@@ -57,33 +57,6 @@ class ValueModel(LatentModel):
 
     def arguments(self) -> dict:
         return {**super().arguments(), "latents": asdict(self.latents)}
-
-    def infer(
-        self,
-        given: Mapping[str, Tensor],
-        n: int = 1,
-        present: Mapping[str, Tensor] | None = None,
-        want: Sequence[str] | None = None,
-    ) -> Tensor:
-        """n draws of all that a row of `given` lacks, together, adjacent: [B * n, D].
-
-        Of what it lacks, the modalities `want` alone, if they are named: the others hold noise. What it is given
-        stands as it is. Rows may differ in what is `present`."""
-        raise NotImplementedError
-
-    def infer_for(
-        self,
-        want: Sequence[str],
-        given: Mapping[str, Tensor],
-        n: int = 1,
-        present: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        return self.infer(given, n, present, want)
-
-    def targets(self, given: Tensor, want: Sequence[str] | None) -> Tensor:
-        "The modalities that are to be drawn, bool [B, M], of rows that are `given` some [B, M]."
-        wanted = [want is None or name in want for name in self.names]
-        return ~given & torch.tensor(wanted, device=given.device)
 
 # %% ../../nbs/models/06_values.ipynb #73b574c2
 @patch
