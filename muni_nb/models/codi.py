@@ -103,7 +103,7 @@ class CoDi(ValueModel):
         size: int = 64,                 # dimensions of prompts and environments
         temperature: float = 0.1,       # of contrasts
         prompted: float = 0.2,          # fraction of training after which flows learn, prompts rest
-        joined: float = 0.75,           # fraction of training after which environments learn, flows rest
+        joined: float = 0.6,            # fraction of training after which environments learn, flows rest
         drop: float = 0.1,              # fraction of rows whose prompt is left out
         guidance: float = 1.0,          # by the prompt, in drawing; 1 is none
         latents: Latents = Latents(),   # of the walk
