@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FULL', 'FORBIDDEN', 'VERSION', 'BLANK', 'SEAL', 'FileError', 'NewerFile', 'CannotWrite', 'what_is_wrong',
-           'unreadable', 'spoken_bytes', 'cannot_write', 'write_whole', 'read_bytes', 'ready_to_write', 'digest_around',
-           'sealed', 'check_version', 'check_seal', 'apart', 'write_tensors', 'read_tensors', 'as_values',
-           'value_digest', 'write_values', 'read_values', 'naming', 'write_dataset', 'read_dataset', 'alone']
+           'unreadable', 'spoken_bytes', 'cannot_write', 'writing', 'write_whole', 'read_bytes', 'ready_to_write',
+           'digest_around', 'sealed', 'check_version', 'check_seal', 'apart', 'write_tensors', 'read_tensors',
+           'as_values', 'value_digest', 'write_values', 'read_values', 'naming', 'write_dataset', 'read_dataset',
+           'alone']
 
 # %% ../nbs/01_files.ipynb #03af270d
 import errno
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xarray as xr
 from filelock import FileLock
@@ -75,25 +76,31 @@ def cannot_write(path: Path, error: OSError, need: int = 0) -> CannotWrite:
     return CannotWrite(error.errno, f"{path} cannot be written, {why}; then call again, what is finished is kept")
 
 # %% ../nbs/01_files.ipynb #6c5812ae
-def write_whole(path: str | Path, data: bytes) -> Path:
-    """Write `data` to `path`, whole or not at all; its folder is made if missing.
+@contextmanager
+def writing(path: str | Path, need: int = 0) -> Iterator[BinaryIO]:
+    """A file to write `need` bytes into, which is at `path` after the `with`, whole or not at all.
 
-    CannotWrite if the disk does not take it."""
+    Its folder is made if missing. CannotWrite if the disk does not take it."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)       # a reader sees the old file or the new one
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise cannot_write(path, error, len(data)) from error
-    return path
+        raise cannot_write(path, error, need) from error
+
+
+def write_whole(path: str | Path, data: bytes) -> Path:
+    "Write `data` to `path`, whole or not at all, see `writing`."
+    with writing(path, len(data)) as file: file.write(data)
+    return Path(path)
 
 
 def read_bytes(path: str | Path, what: str, remedy: str) -> bytes:

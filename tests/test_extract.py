@@ -142,7 +142,8 @@ def listed(folder, n=40):
 
 
 def bytes_of(cache):
-    return {path.name: path.read_bytes() for path in (cache / "things/train").iterdir() if path.suffix not in (".lock", ".tmp")}
+    files = [path for path in (cache / "things/train").iterdir() if path.suffix not in (".lock", ".tmp")]
+    return {path.name: path.read_bytes() for path in files}
 
 
 def test_killed_anywhere_and_repeated_the_bytes_are_the_same(tmp_path):

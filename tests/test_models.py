@@ -10,8 +10,7 @@ from muni_nb.experiments.execute import execute
 from muni_nb.experiments.run import MODELS, Run, settings
 from muni_nb.training.fit import fit
 
-GENERALISTS = {"width": 16, "depth": 1}      # else as wide for a test as for a run
-OPTIONS = {"FlowBind": GENERALISTS, "JointFlow": GENERALISTS, "CoDi": GENERALISTS}
+OPTIONS = dict.fromkeys(("FlowBind", "JointFlow", "CoDi"), {"width": 16, "depth": 1})      # known to no `Sizes`
 QUICK = dict(steps=6, batch_size=32, warmup=0, log_every=1, save_every=1, precision="float32", progress=False)
 
 

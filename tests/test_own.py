@@ -1,6 +1,8 @@
 "Rows of one's own: what goes in comes out, what is missing stays missing, and what is wrong is named."
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -39,11 +41,12 @@ def both(bench, read):
     return torch.cat([read(bench.train), read(bench.test)])
 
 
-def test_every_kind_goes_there_and_back():
+@pytest.mark.parametrize("real", ("vector", "regressed"))
+def test_every_kind_goes_there_and_back(real):
     given = columns()
     numbered = {**given, "number": np.arange(N)}
-    bench = from_arrays(numbered, attributes=["label"], kinds={"number": "vector"}, held_out=0.25)
-    assert [s.kind for s in bench.specs.values()] == ["image", "text", "vector", "audio", "category", "vector"]
+    bench = from_arrays(numbered, attributes=["label"], kinds={"number": real}, held_out=0.25)
+    assert [s.kind for s in bench.specs.values()] == ["image", "text", "vector", "audio", "category", real]
     every = []
     for rows in (bench.train, bench.test):
         back = {k: bench.restore[k](bench.specs[k].prepare(rows.values[k])) for k in bench.specs}
@@ -231,6 +234,49 @@ def test_files_and_tables_that_cannot_be_read_are_named(shop):
         with refused(f"{column}: .*{name} does not decode .*leave its cell empty"): from_folder(shop, columns=[column])
     (shop / "3.png").unlink()
     with refused("photo: there is no file .*3.png", FileNotFoundError): from_folder(shop)
+
+
+def test_what_files_hold_is_kept_on_disk(shop, monkeypatch):
+    inside = from_folder(shop, held_out=0.25)
+    given = {"photo": np.arange(40) != 7}
+    keep = shop / "kept"
+    bench = from_folder(shop, held_out=0.25, keep=keep, available=given)
+    assert isinstance(bench.train.values["photo"], OnDisk)
+    assert bench.config == from_folder(shop, held_out=0.25, available=given).config != inside.config
+    assert both(bench, lambda rows: rows.available).sum(0).tolist() == [39, 39, 40, 40, 39]
+    for one, two in zip((bench.train, bench.test), (inside.train, inside.test)):
+        for k in ("photo", "sound", "feature"):
+            there = one.available[:, list(bench.specs).index(k)]
+            assert torch.equal(one.values[k][:][there], two.values[k][there])
+    written = {path: path.stat().st_mtime_ns for path in keep.iterdir()}
+    from_folder(shop, held_out=0.25, keep=keep)
+    assert written == {path: path.stat().st_mtime_ns for path in keep.iterdir()} and len(written) == 3
+    Image.new("RGB", (10, 8)).save(shop / "3.png")
+    from_folder(shop, held_out=0.25, keep=keep)
+    assert len(list(keep.iterdir())) == 4                                  # a file has changed
+    monkeypatch.setattr("muni_nb.data.own.IN_MEMORY", 1000)
+    assert isinstance(from_folder(shop).test.values["feature"], OnDisk) and len(list((shop / "decoded").iterdir())) == 3
+
+
+def test_a_column_is_kept_whole_or_not_at_all(shop):
+    keep = shop / "kept"
+    np.save(shop / "6.npy", np.zeros(5))
+    with refused("feature: .*6.npy is of type float64, .*0.npy of float32"):
+        from_folder(shop, columns=["feature"], keep=keep)
+    assert not list(keep.iterdir())
+    with refused("available\\['photo'\\]"):
+        from_folder(shop, columns=["photo"], keep=keep, available={"photo": [1.5] * 40})
+    kept = set(keep.iterdir())
+    code = f"""
+import os
+from muni_nb.data import own
+read = own.read_picture
+own.READERS[".png"] = lambda path, *how: os._exit(9) if path.name == "30.png" else read(path, *how)
+own.from_folder({str(shop)!r}, columns=["photo"], size=(9, 9), keep={str(keep)!r})"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert {path for path in keep.iterdir() if path.suffix == ".npy"} == kept
+    again = from_folder(shop, columns=["photo"], size=(9, 9), keep=keep)
+    assert len(again.train) + len(again.test) == 40 and again.specs["photo"].shape == (3, 9, 9)
 
 
 def tiny(bench):

@@ -2,7 +2,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -32,7 +31,8 @@ def test_files_of_a_row_have_the_features_of_the_row():
     said = encoders()(rows.values)
     pictures = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in rows.values["image"]]
     pixels = CLIPImageProcessorPil.from_pretrained(FROZEN / "scenes-image")(pictures, return_tensors="pt")
-    words = AutoTokenizer.from_pretrained(FROZEN / "scenes-text")(captions(rows.values["text"]), return_tensors="pt")
+    words = AutoTokenizer.from_pretrained(FROZEN / "scenes-text")(
+        captions(rows.values["text"]), padding=True, return_tensors="pt")
     ear = AutoFeatureExtractor.from_pretrained(FROZEN / "scenes-audio")
     sounds = ear(list(waveform(range(3)).numpy()), sampling_rate=RATE, return_tensors="pt")
     of_files = {

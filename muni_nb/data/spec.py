@@ -253,10 +253,13 @@ def frequencies(codes: Tensor) -> Tensor:
     return codes.unique(return_counts=True)[1].double() / len(codes)
 
 
-def miller_madow(codes: Tensor) -> float:
-    "Nats: entropy of the law that codes [N] are drawn from."
-    share = frequencies(codes)
-    return (torch.special.entr(share).sum() + (len(share) - 1) / (2 * len(codes))).item()
+def miller_madow(count: Tensor) -> Tensor:
+    "Nats [...]: entropy of the law whose draws took each value so often, whole numbers [..., K]; float64."
+    count = count.double()
+    draws = count.sum(-1)
+    plain = torch.special.entr(count / draws[..., None]).sum(-1)
+    correction = ((count > 0).sum(-1) - 1) / (2 * draws)
+    return plain + correction
 
 # %% ../../nbs/data/00_spec.ipynb #e8e56786
 @dataclass(frozen=True)
@@ -376,7 +379,8 @@ class Benchmark:
     def entropy(self, attributes: Sequence[str]) -> float:
         "Nats of some attributes together: exact with a truth, else measured from the train rows (Miller-Madow)."
         if self.truth: return sum(math.log(self.attributes[a]) for a in attributes)
-        return miller_madow(self.codes(attributes)) if attributes else 0.0
+        if not attributes: return 0.0
+        return miller_madow(self.codes(attributes).unique(return_counts=True)[1]).item()
 
     def chance(self, attributes: Sequence[str], times: int = 2) -> float:
         """Probability that `times` independent rows have some attributes in common.

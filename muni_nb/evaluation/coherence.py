@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import KINDS, Benchmark, Rows, Spec
+from ..data.spec import KINDS, Benchmark, Rows, Spec, miller_madow
 from .declare import (
     Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both)
 from .verifier import Judge
@@ -141,9 +141,9 @@ def same_given(bench: Benchmark, rows: Rows, given: Sequence[str]) -> Tensor:
     """Number of the group [B] of rows that share the attributes that `given` carry.
 
     All are in one group if nothing is given."""
-    told = [rows.attributes[a] for a in bench.attributes if any(a in bench.carries[k] for k in given)]
-    if not told: return torch.zeros(len(rows), dtype=torch.int64)
-    return torch.stack(told, 1).unique(dim=0, return_inverse=True)[1]
+    known = [rows.attributes[a] for a in bench.attributes if any(a in bench.carries[k] for k in given)]
+    if not known: return torch.zeros(len(rows), dtype=torch.int64)
+    return torch.stack(known, 1).unique(dim=0, return_inverse=True)[1]
 
 
 def independent_agreement(pairs: Sequence[tuple[Tensor, Tensor]], group: Tensor) -> float:
@@ -193,12 +193,9 @@ def sampling_variation(group: Tensor, classes: int, repeats: int = 20) -> float:
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #93f2a70a
 def entropy(shown: Tensor, classes: int) -> Tensor:
-    "Nats [L]: entropy of the values shown [L, R] by R draws of each of L latents, Miller-Madow."
-    values, draws = classes + 1, shown.shape[1]                             # showing nothing is one more value
-    count = torch.nn.functional.one_hot(shown % values, values).sum(1).double()
-    plain = torch.special.entr(count / draws).sum(1)
-    correction = ((count > 0).sum(1) - 1) / (2 * draws)
-    return plain + correction
+    "Nats [L]: entropy of the values shown [L, R] by R draws of each of L latents, by `miller_madow`."
+    values = classes + 1                                                    # showing nothing is one more value
+    return miller_madow(torch.nn.functional.one_hot(shown % values, values).sum(1))
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #74463141
 @torch.no_grad()
@@ -325,15 +322,15 @@ def coherence(
     coherent = empty(len(attributes))
     for i, (given, drawn) in enumerate(draws.items()):
         shown = read(bench, judge, drawn)
-        told = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
-        for (m, a), hit in hits_of(bench, shown, rows, told).items():
+        known = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
+        for (m, a), hit in hits_of(bench, shown, rows, known).items():
             if a == "strict": strict[i, wants.index(m)] = hit.mean()
             else: accuracy[i, wants.index(m), attributes.index(a)] = hit.mean()
         for m in drawn:
             said = [by[m] >= 0 for by in shown.values() if m in by]
             if said: valid[i, wants.index(m)] = torch.stack(said).all(0).float().mean()
         pairs = view_pairs(bench, shown)
-        if all(k in drawn for k in views) or any(pairs[a] for a in bench.attributes if a not in told):
+        if all(k in drawn for k in views) or any(pairs[a] for a in bench.attributes if a not in known):
             for a, (every, alike) in agreement_of(bench, shown).items():
                 agreement[i, attributes.index(a)] = alike
                 if not given: coherent[attributes.index(a)] = every
@@ -342,7 +339,7 @@ def coherence(
             seen = {**shown, "both": joint_code(bench, shown)}
             for j, a in enumerate(attributes):
                 control[i, j] = independent_agreement(pairs[a], group)
-                settled = a in told or (a == "both" and told)
+                settled = a in known or (a == "both" and known)
                 open_ = [] if settled else [seen[a][k] for k in views if k in seen[a]]
                 if not open_ or not bench.truth: continue
                 variation[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_])

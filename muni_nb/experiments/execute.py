@@ -99,10 +99,10 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     as_trained = {"precision": run.recipe.precision, "seed": run.seed}
     ds = evaluate(model, bench, judge, towers=towers, progress=progress, **as_trained | run.evaluation)
     ds = ds.merge(curves, combine_attrs="no_conflicts")
-    told = {"train_seconds": {"units": "s", "long_name": "wall time of training"},
-            "evaluation_seconds": {"units": "s", "long_name": "wall time of evaluation"},
-            "parameters": {"units": "1", "long_name": "trainable parameters"}}
-    ds = ds.assign({name: ((), ds.attrs.pop(name), attrs) for name, attrs in told.items()})
+    measured = {"train_seconds": {"units": "s", "long_name": "wall time of training"},
+                "evaluation_seconds": {"units": "s", "long_name": "wall time of evaluation"},
+                "parameters": {"units": "1", "long_name": "trainable parameters"}}
+    ds = ds.assign({name: ((), ds.attrs.pop(name), attrs) for name, attrs in measured.items()})
     ds.attrs |= {"config": json.dumps(run.config()), "versions": json.dumps(versions), "machine": platform.machine(),
                  "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     write_result(ds, folder / f"{run.name}.nc")

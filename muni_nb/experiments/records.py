@@ -40,8 +40,8 @@ def layout_of(ds: xr.Dataset, at: Mapping[str, list[int]]) -> dict:
     "What `unpack` has to know of a dataset besides its values, as JSON values."
     plain = lambda attrs: {k: v.item() if isinstance(v, np.generic) else v for k, v in attrs.items()}
     one = lambda v: {"dims": list(v.dims), "dtype": v.dtype.str, "attrs": plain(v.attrs)}
-    told = {name: one(v) for name, v in ds.variables.items()}
-    return {"variables": told, "coords": list(ds.coords), "attrs": list(ds.attrs), "at": at}
+    variables = {name: one(v) for name, v in ds.variables.items()}
+    return {"variables": variables, "coords": list(ds.coords), "attrs": list(ds.attrs), "at": at}
 
 # %% ../../nbs/experiments/02_records.ipynb #a069fead
 def stacked(
@@ -96,19 +96,19 @@ def unpack(packed: xr.Dataset, run: int) -> xr.Dataset:
     layout = json.loads(str(packed["layouts"].values[form]))
     at, filed = layout["at"], lambda value: np.array(value)[()] if isinstance(value, (int, float)) else value
 
-    def variable(name: str, told: Mapping) -> xr.Variable:
+    def variable(name: str, one: Mapping) -> xr.Variable:
         if name in at:
             values = packed[name].values[at[name]]
-            values = values if told["dims"] else values[0]
-            return xr.Variable(told["dims"], np.asarray(values, told["dtype"]))
+            values = values if one["dims"] else values[0]
+            return xr.Variable(one["dims"], np.asarray(values, one["dtype"]))
         whole = packed[name].variable.isel(run=run)
         values = whole.values[np.ix_(*(at[dim] for dim in whole.dims))]
-        absent = [i for i, dim in enumerate(whole.dims) if dim not in told["dims"]]
-        left = [dim for dim in whole.dims if dim in told["dims"]]
-        return xr.Variable(left, values.squeeze(tuple(absent)).astype(told["dtype"])).transpose(*told["dims"])
+        absent = [i for i, dim in enumerate(whole.dims) if dim not in one["dims"]]
+        left = [dim for dim in whole.dims if dim in one["dims"]]
+        return xr.Variable(left, values.squeeze(tuple(absent)).astype(one["dtype"])).transpose(*one["dims"])
 
-    found = {name: variable(name, told) for name, told in layout["variables"].items()}
-    for name, told in layout["variables"].items(): found[name].attrs = {k: filed(v) for k, v in told["attrs"].items()}
+    found = {name: variable(name, one) for name, one in layout["variables"].items()}
+    for name, one in layout["variables"].items(): found[name].attrs = {k: filed(v) for k, v in one["attrs"].items()}
     attrs = {name: packed[name].values[run] for name in layout["attrs"]}
     attrs = {k: str(v) if isinstance(v, str) else v for k, v in attrs.items()}
     coords = {name: found[name] for name in layout["coords"]}

@@ -247,11 +247,11 @@ class Run:
 
     def config(self) -> dict:
         "Everything that decides the figures, defaults included, as JSON values; the versions stand for the code."
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cell", "routes")}
-        told |= {name: takes | told[name] for name, (_, takes, _) in self.takes().items()}
-        told |= {"sizes": self.sizes.values(), "recipe": asdict(self.recipe)}
-        if self.takes_routes: told["routes"] = asdict(self.routes)
-        return plainly(told | {"training_version": TRAINING_VERSION, "results_version": RESULTS_VERSION})
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cell", "routes")}
+        found |= {name: takes | found[name] for name, (_, takes, _) in self.takes().items()}
+        found |= {"sizes": self.sizes.values(), "recipe": asdict(self.recipe)}
+        if self.takes_routes: found["routes"] = asdict(self.routes)
+        return plainly(found | {"training_version": TRAINING_VERSION, "results_version": RESULTS_VERSION})
 
     def identity(self, judged: bool = True) -> dict:
         "What tells runs apart: all that is not at its default; `judged` off: what tells trained models apart."
@@ -288,17 +288,17 @@ def run_of(config: Mapping, cell: str = "") -> Run:
 
     InputError if its figures are of other versions.
     Recipes once had `bf16`, true by default, where `precision` stands now; what is default enters no identity."""
-    told = {k: v for k, v in config.items() if k not in ("training_version", "results_version")}
+    found = {k: v for k, v in config.items() if k not in ("training_version", "results_version")}
     versions = config["training_version"], config["results_version"]
     if versions != (TRAINING_VERSION, RESULTS_VERSION):
         ours = f"this package makes {TRAINING_VERSION} and {RESULTS_VERSION}"
         raise InputError(f"a result of training version {versions[0]} and results version {versions[1]}: {ours}")
-    recipe = dict(told["recipe"])
+    recipe = dict(found["recipe"])
     if not recipe.pop("bf16", True):
         raise InputError("a run whose recipe says bf16: false has no counterpart today: precision float32 is near")
-    sizes = {RENAMED.get(name, name): value for name, value in told["sizes"].items()}
-    routes = revived(Routes, told.get("routes", {}))
-    return Run(cell, **told | {"recipe": revived(Recipe, recipe), "sizes": Sizes(**sizes), "routes": routes})
+    sizes = {RENAMED.get(name, name): value for name, value in found["sizes"].items()}
+    routes = revived(Routes, found.get("routes", {}))
+    return Run(cell, **found | {"recipe": revived(Recipe, recipe), "sizes": Sizes(**sizes), "routes": routes})
 
 # %% ../../nbs/experiments/00_run.ipynb #38c94807
 def settings(

@@ -162,16 +162,21 @@ SHARED = (   # attributes that runs may have in common
 
 
 def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
-    "The finished ones of `runs` as one dataset over (cell, seed), cells in their order; ValueError if there is none."
+    """The finished ones of `runs` as one dataset over (cell, seed), cells in their order; ValueError if there is none.
+
+    What was left out of them is its attribute `left_out`, {cell: {seed: {what: why}}} as JSON."""
     cells: dict[str, list[xr.Dataset]] = {}
+    left_out: dict[str, dict[int, dict]] = {}
     runs = list(runs)
     check_comparable(runs)
     for run in runs:
         if not find(run, *places): continue
         ds = read(run, *places).drop_encoding()                       # a whole number may be missing once gathered
         ds = ds.drop_vars(AXES, errors="ignore")                      # of this run's given sets alone
+        if "left_out" in ds.attrs: left_out.setdefault(run.cell, {})[run.seed] = json.loads(ds.attrs["left_out"])
         ds.attrs = {k: v for k, v in ds.attrs.items() if k in SHARED}
         cells.setdefault(run.cell, []).append(ds.expand_dims(cell=[run.cell], seed=[run.seed]))
     if not cells: raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}")
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}
-    return xr.concat([xr.concat(parts, "seed", **options) for parts in cells.values()], "cell", **options)
+    whole = xr.concat([xr.concat(parts, "seed", **options) for parts in cells.values()], "cell", **options)
+    return whole.assign_attrs(left_out=json.dumps(left_out)) if left_out else whole

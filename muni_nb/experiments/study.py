@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'LEAST', 'RECORDS', 'types_of', 'injected', 'checked_parameter', 'check_parameters', 'repository_root',
-           'preset_in_force', 'Study', 'figures_of', 'different']
+           'preset_in_force', 'Study', 'figures_of', 'different', 'seconds_each']
 
 # %% ../../nbs/experiments/05_study.ipynb #2dc9d6b9
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,24 +118,24 @@ class Study:
         usual = {"preset": ("smoke", "default"), "device": ("cpu", "cuda")}
         check_parameters(namespace, usual | choices)
 
-        def told(parameter, default):
+        def asked_for(parameter, default):
             return default if namespace.get(parameter) is None else namespace[parameter]
 
         self.name = name
         self.published = published
-        self.publishing = told("publish", False)
-        asked = told("preset", "default")
+        self.publishing = asked_for("publish", False)
+        asked = asked_for("preset", "default")
         if self.publishing and asked == "default": asked = published
         self.preset = preset_in_force(asked)
         if self.publishing and self.preset != published:
             raise InputError(f"parameter publish is for the preset {published}, not {self.preset}")
         self.root = repository_root()
         usual_folder = self.root / "results" if self.preset == asked else tempfile.mkdtemp()
-        self.out = place(told("folder", usual_folder), "parameter folder")
+        self.out = place(asked_for("folder", usual_folder), "parameter folder")
         self.records = [self.root / RECORDS] if (self.root / RECORDS).is_dir() else []
-        self.workers = told("workers", None)
-        self.device = told("device", "cpu")
-        self.compute = told("compute", True)
+        self.workers = asked_for("workers", None)
+        self.device = asked_for("device", "cpu")
+        self.compute = asked_for("compute", True)
         self.swept: dict[str, Run] = {}      # all runs asked for, by digest
 
     @property
@@ -230,3 +231,11 @@ def different(one: xr.Dataset, other: xr.Dataset) -> list[str]:
         try: xr.testing.assert_allclose(one[name].drop_attrs(), other[name].drop_attrs(), rtol=1e-6)
         except AssertionError: found.append(name)
     return found
+
+# %% ../../nbs/experiments/05_study.ipynb #e57c3a08
+def seconds_each(call: Callable[[int], object], n: int) -> float:
+    "Seconds of one of n, by a call that is told how many; it is called with two first, to warm up."
+    call(2)
+    began = time.perf_counter()
+    call(n)
+    return (time.perf_counter() - began) / n

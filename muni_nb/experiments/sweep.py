@@ -142,18 +142,18 @@ def threads_for(workers: int) -> int:
     "How many threads each of so many workers takes: its share of our processors, no more than OMP_NUM_THREADS."
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = max(1, processors // workers)
-    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(share, int(told)) if told.isdigit() and int(told) else share
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(share, int(said)) if said.isdigit() and int(said) else share
 
 
 class Pool(ProcessPoolExecutor):
-    "Worker processes, the `members`, that do not outlive this process; what they tell is on `told`."
+    "Worker processes, the `members`, that do not outlive this process; what they say is on `said`."
 
     def __init__(self, workers: int, threads: int):
         context = get_context("spawn")
-        self.told = context.SimpleQueue()
+        self.said = context.SimpleQueue()
         self.members: list = []
-        super().__init__(workers, context, _start_worker, (threads, os.getpid(), self.told))
+        super().__init__(workers, context, _start_worker, (threads, os.getpid(), self.said))
 
     def submit(self, function, /, *arguments, **named) -> Future:
         "As of every executor; where a process died already, the future says so."
@@ -312,12 +312,12 @@ def outcomes(todo: dict[str, Run], pool: Executor, folder: Path, device: str, bo
     if isinstance(pool, InThisProcess):
         for name, run in todo.items(): yield name, pool.submit(work, run, folder, device, board.tell).exception()
         return
-    told = getattr(pool, "told", None)
+    said = getattr(pool, "said", None)
     waiting = {pool.submit(work, run, folder, device): name for name, run in todo.items()}
     left = set(waiting)
     while left:
         ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
-        while told is not None and not told.empty(): board.tell(told.get())
+        while said is not None and not said.empty(): board.tell(said.get())
         for future in ended: yield waiting[future], future.exception()
 
 
@@ -376,8 +376,8 @@ def sweep(
         longest_first = dict(sorted(todo.items(), key=lambda item: -costs[item[0]].all))    # the last round is short
         failed = carry_out(longest_first, costs, team, folder, device, report)
     if failed:
-        told = "; ".join(f"{name}: {in_words(error)}" for name, error in failed.items())
-        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, the others are kept: {told}")
+        failures = "; ".join(f"{name}: {in_words(error)}" for name, error in failed.items())
+        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, the others are kept: {failures}")
     return gather(runs, *folders)
 
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ALL', 'one_guidance', 'check_figures', 'headline', 'as_dataset', 'table', 'criteria', 'markdown', 'by_factor',
-           'over_seeds', 'within_run', 'compare', 'differences', 'criterion_in_words', 'reading', 'verdict_of',
-           'verdicts', 'within']
+           'over_seeds', 'within_run', 'compare', 'differences', 'criterion_in_words', 'left_out', 'reading',
+           'verdict_of', 'verdicts', 'within']
 
 # %% ../../nbs/experiments/01_tables.ipynb #aec4aa43
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -203,8 +204,20 @@ def criterion_in_words(criterion: str, part: pd.DataFrame) -> str:
     return line
 
 
+def left_out(ds: xr.Dataset) -> pd.DataFrame:
+    "What the runs of a gathered dataset could not be judged by: what, why, and the cells of which this holds."
+    cells: dict[tuple[str, str], dict[str, None]] = {}
+    for cell, seeds in json.loads(ds.attrs.get("left_out", "{}")).items():
+        reasons = [reason for by_what in seeds.values() for reason in by_what.items()]
+        for reason in reasons: cells.setdefault(reason, {})[cell] = None
+    rows = [(what, why, ", ".join(named)) for (what, why), named in cells.items()]
+    return pd.DataFrame(rows, columns=["what", "why", "cells"])
+
+
 def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> str:
-    "The differences in words (markdown): for each cell, which exceed their interval, and which do not."
+    """The differences in words (markdown): for each cell, which exceed their interval, and which do not.
+
+    And what was `left_out`."""
     if ds.cell.size < 2: return "There is no other cell to compare with."
     found = differences(ds, base, metrics=metrics)
     lines = []
@@ -219,6 +232,7 @@ def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> 
         lines.append("\nWithin the run (fewer than three seeds): the intervals hold the sampling error "
                      "of the evaluated rows only, not the luck of initialisation and data order. "
                      "A claim needs three seeds or more.")
+    lines += [f"\nLeft out of {row.cells}: {row.what} ({row.why})." for row in left_out(ds).itertuples()]
     return "\n".join(lines)
 
 # %% ../../nbs/experiments/01_tables.ipynb #54fb8b53

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['FROZEN', 'WIDTH', 'HOP', 'RENDERERS', 'clap_mel', 'heard', 'Sentence', 'audio_features', 'AudioCode', 'Encoders',
-           'encoders', 'renderers', 'read_sentences', 'feature_specs', 'Standard', 'scene_features']
+           'encoders', 'renderers', 'read_sentences', 'feature_specs', 'scene_features']
 
 # %% ../../nbs/features/06_scenes.ipynb #5a2404ad
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..data.digits import check
 from ..data.scenes import (
     ATTRIBUTES, CARRIES, MIXTURES, RATE, SPECS, VOCABULARY, captions, draw_rows, kept, read_captions, scenes)
 from ..data.spec import Benchmark, Rows, Spec, Truth
+from .cache import Standard
 from .render import DecoderRenderer, read_renderer
 from ..gate import one_of, scalar
 from ..nets.sentence import TOKENS, ids_of, packed
@@ -89,7 +89,9 @@ class Encoders(nn.Module):
     def __init__(self, folder: Path = FROZEN):
         from safetensors.torch import load_file
         from transformers import ClapAudioModelWithProjection, CLIPVisionModelWithProjection, Gemma3TextModel
+        from transformers.utils import logging
         super().__init__()
+        logging.disable_progress_bar()      # it takes no time
 
         def load(kind, name: str):
             return kind.from_pretrained(
@@ -151,22 +153,6 @@ def feature_specs(text: str = "sentence") -> dict[str, Spec]:
     return {"image": seen, "text": said[text], "audio": heard}
 
 # %% ../../nbs/features/06_scenes.ipynb #aaf854ae
-@dataclass(frozen=True)
-class Standard:
-    "What raw features are standardised by: mean and standard deviation [F] of each modality."
-    mean: dict[str, Tensor]
-    spread: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, raw: dict[str, Tensor], available: Tensor) -> "Standard":
-        "Of the rows of features {modality: [N, F]} in which they are `available` [N, M]."
-        seen = {k: v[there] for (k, v), there in zip(raw.items(), available.unbind(1))}
-        return cls({k: v.mean(0) for k, v in seen.items()}, {k: v.std(0) for k, v in seen.items()})
-
-    def __call__(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {k: (v - self.mean[k]) / self.spread[k] for k, v in raw.items()}
-
-# %% ../../nbs/features/06_scenes.ipynb #9fee9e5b
 def scene_features(
     rows: int = 20_000,
     test_rows: int = 2_000,
@@ -187,11 +173,12 @@ def scene_features(
     draw = partial(draw_rows, seed=seed, held_out=held_out, heard=heard)
     shown = draw(range(rows), "train", availability=availability)
     raw = encoders()(shown.values)
-    standard = Standard.of(raw, shown.available)
+    seen = {k: v[there] for (k, v), there in zip(raw.items(), shown.available.unbind(1))}
+    standards = {k: Standard(v.mean(0), v.std(0)) for k, v in seen.items()}
 
     def told(rows: Rows, raw: dict[str, Tensor]) -> Rows:
         "The rows with their features for values."
-        values = standard(raw)
+        values = {k: standard(raw[k]) for k, standard in standards.items()}
         if text == "sentence": values["text"] = packed(values["text"], rows.values["text"][:, 1:])
         return Rows(values, rows.attributes, rows.private, rows.available)
 
@@ -199,7 +186,7 @@ def scene_features(
         rows = draw(index, split)
         return told(rows, encoders()(rows.values))
 
-    render = {k: made.of(standard.mean[k], standard.spread[k]) for k, made in renderers().items()}
+    render = {k: made.of(standards[k].mean, standards[k].deviation) for k, made in renderers().items()}
     write = render.pop("text") if text == "sentence" else render["text"]     # a sentence is written by the model itself
     reads = read_sentences if text == "sentence" else lambda x: read_sentences(write(x))
     return Benchmark(

@@ -440,6 +440,7 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
     if config.get("model") != cls.__name__:
         raise FileError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
     try: model = cls.from_config(config)
+    except FileError: raise                        # of what it is built upon, and says so
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         remedy = "update muni_nb if a newer one wrote it, else copy it again"
         raise unreadable(file, "configuration", f"{type(error).__name__}: {error}", remedy) from error

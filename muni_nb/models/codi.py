@@ -91,14 +91,15 @@ class PromptedFlow(GatedMLP):
 # %% ../../nbs/models/09_codi.ipynb #e04579f7
 class CoDi(ValueModel):
     "A model of CoDi's type (Tang et al. 2023) over two or more modalities `specs`, side by side in z [B, D]."
+    joined_lr = 3.0      # factor of the learning rate in the third stage (ours)
 
     @typed
     def __init__(
         self,
         specs: Mapping[str, Spec],
         sizes: Sizes = Sizes(),
-        width: int = 256,               # of each flow, and of prompts' and environments' encoders
-        depth: int = 4,                 # of each flow, in blocks
+        width: int = 128,               # of each flow, and of prompts' and environments' encoders
+        depth: int = 2,                 # of each flow, in blocks
         size: int = 64,                 # dimensions of prompts and environments
         temperature: float = 0.1,       # of contrasts
         prompted: float = 0.2,          # fraction of training after which flows learn, prompts rest
@@ -115,13 +116,14 @@ class CoDi(ValueModel):
         number(drop, "drop, a fraction of rows,", 0, 1)
         number(guidance, "guidance", least=0)
         super().__init__(specs, sizes, latents)
-        if len(self.names) < 2: raise InputError(f"{self.names[0]} has no other modality to be drawn from: want two or more")
+        if len(self.names) < 2:
+            raise InputError(f"{self.names[0]} has no other modality to be drawn from: want two or more")
         counts = {name: numbers_of(spec) for name, spec in self.specs.items()}
         each = lambda make: nn.ModuleDict({name: make(count) for name, count in counts.items()})
         self.prompts = each(lambda count: small_mlp(count, size, width))
         self.flows = each(lambda count: PromptedFlow(count, width, depth, size))
         self.environments = each(lambda count: small_mlp(count + 64, size, width))
-        self.stages = {prompted: 1.0, joined: 1.0}
+        self.stages = {prompted: 1.0, joined: self.joined_lr}
         self.options = {
             "width": width, "depth": depth, "size": size, "temperature": temperature, "prompted": prompted,
             "joined": joined, "drop": drop, "guidance": guidance,

@@ -89,8 +89,8 @@ class FlowBind(LatentModel):
         self,
         specs: Mapping[str, Spec],
         sizes: Sizes = Sizes(),
-        width: int = 256,                     # of each flow and head
-        depth: int = 4,                       # of each flow, in blocks
+        width: int = 128,                     # of each flow and head
+        depth: int = 2,                       # of each flow, in blocks
         variance: float = 10.0,               # of each modality's Gaussian about its head (stated)
         ends: float = 0.3,                    # fraction of rows trained at time 1 exactly (stated)
         latents: Latents = Latents(steps=10),   # of each walk, there and back (stated)

@@ -31,8 +31,8 @@ class JointFlow(ValueModel):
         self,
         specs: Mapping[str, Spec],
         sizes: Sizes = Sizes(),
-        width: int = 512,
-        depth: int = 4,
+        width: int = 256,
+        depth: int = 2,
         apart: float = 0.5,    # fraction of training rows whose targets have a time each (ours); else one for all
         latents: Latents = Latents(steps=75),     # of the walk (stated)
     ):

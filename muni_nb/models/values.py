@@ -14,7 +14,6 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.spec import Spec
-from ..latent.flow import path, velocity_target
 from .base import LatentModel, Latents, Part
 from ..nets.build import KINDS, Sizes, named_specs
 
@@ -68,7 +67,9 @@ def flat(self: ValueModel, values: Mapping[str, Tensor], available: Tensor) -> T
     table = torch.zeros(len(available), self.dims, device=available.device)
     for m, (name, spec) in enumerate(self.specs.items()):
         rows = available[:, m]
-        if rows.any(): table[rows[:, None] & (self.owner == m)] = KINDS[spec.kind].flat(values[name][rows], spec).flatten()
+        if not rows.any(): continue
+        own = KINDS[spec.kind].flat(values[name][rows], spec)
+        table[rows[:, None] & (self.owner == m)] = own.flatten()
     return table
 
 # %% ../../nbs/models/06_values.ipynb #47637a09

@@ -51,8 +51,9 @@ class Spec:
     "A modality as data sees it: its kind, the shape of one value, and how many classes or tokens there are."
     name: str
     kind: str                     # a key of KINDS
-    shape: tuple[int, ...] = ()   # image: (C, H, W); category: (); text: (L,); audio: (mels, frames); vector: (F,)
-    classes: int | None = None    # category: number of values; text: size of the vocabulary
+    shape: tuple[int, ...] = ()   # image: (C, H, W); category: (); text: (L,); audio: (mels, frames);
+                                  # vector, regressed: (F,); sentence: (F + 64,)
+    classes: int | None = None    # category: number of values; text, sentence: size of the vocabulary
 
     def __post_init__(self):
         check_name(self.name)
@@ -189,8 +190,8 @@ class Sizes:
     def features(cls) -> "Sizes":
         """For the published run on image, text and audio as 768 features each, on a GPU.
 
-        Stated: the latent, the decoders and the total, 328.90 million; encoders and prior are such that they
-        fill it (inferred)."""
+        Stated: the latent (of MUNITE), the decoders and the total, 328.90 million; encoders, prior and LoRA's rank
+        are such that they fill it (inferred)."""
         return cls.preset("paper", latent=768, prior=2816, prior_depth=4)
 
     def __repr__(self):
