@@ -1,10 +1,8 @@
 "Features of corpora: extraction survives kills, damage is named, what is read is what was written."
 import json
 import os
-import random
 import shutil
 import signal
-import time
 from collections import Counter
 
 import numpy as np
@@ -18,11 +16,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from muni_nb.__main__ import main
 from muni_nb.data.batches import batch_at, numbers_at
+from muni_nb.data.scenes import captions, draw_rows, waveform
 from muni_nb.data.spec import Rows
 from muni_nb.features.cache import Source, Split, Standard, from_cache, rows_file
 from muni_nb.features.corpora import read_corpus
-from muni_nb.features.encoders import Captions, Pictures, Sounds, Undecodable, encoder_of, quietly
+from muni_nb.features.encoders import OURS, Captions, Pictures, Sounds, Undecodable, encoder_of, quietly
 from muni_nb.features.extract import extract
+from muni_nb.features.scenes import encoders, heard
 from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import fit
@@ -118,11 +118,11 @@ def test_from_files_to_a_trained_model_by_the_commands(tmp_path, frozen, capsys)
     assert drawn["image"].shape == (2, 12) and len(bench.decode(drawn["text"][:, -64:].long())) == 2
 
 
-class Slow:
-    "Stands for an encoder whose time is known."
+class Sizer:
+    "Stands for an encoder: the size of a file, or the length of a caption."
 
-    def __init__(self, seconds=0.0, width=3):
-        self.seconds, self.source = seconds, Source("slow", "", "0" * 64, "none", width)
+    def __init__(self, width=3):
+        self.source = Source("sizer", "", "0" * 64, "none", width)
 
     def read(self, told):
         value = float(len(told) if isinstance(told, str) else told.stat().st_size)
@@ -130,8 +130,10 @@ class Slow:
         return np.full(self.source.width, value, np.float32)
 
     def encode(self, read):
-        time.sleep(self.seconds)
         return torch.from_numpy(np.stack(read))
+
+
+def sizers(width=3): return {"image": Sizer(width), "text": Sizer()}
 
 
 def listed(folder, n=40):
@@ -141,9 +143,22 @@ def listed(folder, n=40):
     return read_corpus("folder", folder, name="things")
 
 
+def die_after(events):
+    "From now on each encoding, flush and renaming is an event; at the one after so many, the process is killed."
+    left = iter(range(events))
+
+    def then(function):
+        def counted(*arguments):
+            if next(left, None) is None: os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments)
+        return counted
+
+    os.fsync, os.replace, Sizer.encode = then(os.fsync), then(os.replace), then(Sizer.encode)
+
+
 def bytes_of(cache):
-    files = [path for path in (cache / "things/train").iterdir() if path.suffix not in (".lock", ".tmp")]
-    return {path.name: path.read_bytes() for path in files}
+    paths = [path for path in (cache / "things/train").iterdir() if path.suffix not in (".lock", ".tmp")]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def test_killed_anywhere_and_repeated_the_bytes_are_the_same(tmp_path):
@@ -151,26 +166,20 @@ def test_killed_anywhere_and_repeated_the_bytes_are_the_same(tmp_path):
     corpus = listed(tmp_path / "files")
     how = {"shard": 6, "batch": 2, "progress": False}
     unbroken = tmp_path / "unbroken"
-    extract(corpus, {"image": Slow(), "text": Slow()}, unbroken, **how)
+    extract(corpus, sizers(), unbroken, **how)
     killed = tmp_path / "killed"
-    chance = random.Random(0)
-    deaths = 0
-    for _ in range(60):
+    for deaths in range(40):
         child = os.fork()
         if child == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            try: extract(corpus, {"image": Slow(0.01), "text": Slow(0.01)}, killed, **how)
+            signal.alarm(20)
+            die_after(3 * deaths + 1)
+            try: extract(corpus, sizers(), killed, **how)
             except BaseException: os._exit(3)
             os._exit(0)
-        time.sleep(chance.uniform(0.01, 0.1))
-        os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            assert os.waitstatus_to_exitcode(status) == 0
-            break
-        deaths += 1
-    extract(corpus, {"image": Slow(), "text": Slow()}, killed, **how)
-    assert deaths > 2 and bytes_of(killed) == bytes_of(unbroken)
+        if not os.WIFSIGNALED(status): break
+    assert os.waitstatus_to_exitcode(status) == 0 and deaths > 4 and bytes_of(killed) == bytes_of(unbroken)
     assert not list(killed.rglob("*.safetensors.*.tmp"))
     split = Split(killed / "things/train")
     assert [int(row["id"]) for row in split.skipped] == list(range(0, 40, 7))
@@ -179,7 +188,7 @@ def test_killed_anywhere_and_repeated_the_bytes_are_the_same(tmp_path):
 @pytest.fixture
 def cache(tmp_path):
     (tmp_path / "files").mkdir()
-    extract(listed(tmp_path / "files"), {"image": Slow(), "text": Slow()}, tmp_path / "cache", shard=10, progress=False)
+    extract(listed(tmp_path / "files"), sizers(), tmp_path / "cache", shard=10, progress=False)
     return tmp_path / "cache"
 
 
@@ -221,11 +230,11 @@ def test_an_extraction_mends_what_was_deleted_and_refuses_what_differs(cache, tm
     rows_file(cache / "things/train", 2).unlink()
     (cache / "things/train/image-00002.safetensors").unlink()
     again = {"shard": 10, "progress": False}
-    assert extract(corpus, {"image": Slow(), "text": Slow()}, cache, **again).rows == 8 and bytes_of(cache) == whole
+    assert extract(corpus, sizers(), cache, **again).rows == 8 and bytes_of(cache) == whole
     for others, options, message in [
-            ({"image": Slow(width=4), "text": Slow()}, again, "sources.image.width: 3 -> 4"),
-            ({"image": Slow(), "text": Slow()}, {"progress": False}, "shard: 10 -> 20000"),
-            ({"image": Slow(), "text": Slow()}, again | {"precision": "float32"}, "precision: 'float16' -> 'float32'")]:
+            (sizers(4), again, "sources.image.width: 3 -> 4"),
+            (sizers(), {"progress": False}, "shard: 10 -> 20000"),
+            (sizers(), again | {"precision": "float32"}, "precision: 'float16' -> 'float32'")]:
         with pytest.raises(ValueError, match=f"holds another extraction .*{message}"):
             extract(corpus, others, cache, **options)
     assert bytes_of(cache) == whole
@@ -234,12 +243,12 @@ def test_an_extraction_mends_what_was_deleted_and_refuses_what_differs(cache, tm
 def test_a_folder_with_gaps_is_a_cache_with_gaps(tmp_path):
     for i in range(6): (tmp_path / f"{i}.bin").write_bytes(bytes(i + 1))
     pictures = [f"{i}.bin" if i % 3 else "" for i in range(6)]
-    captions = ["x" * (i + 1) if i % 2 == 0 else "" for i in range(6)]
-    table = pd.DataFrame({"id": [f"n{i}" for i in range(6)], "image": pictures, "caption": captions})
+    said = ["x" * (i + 1) if i % 2 == 0 else "" for i in range(6)]
+    table = pd.DataFrame({"id": [f"n{i}" for i in range(6)], "image": pictures, "caption": said})
     table.to_csv(tmp_path / "train.csv", index=False)
     corpus = read_corpus("folder", tmp_path, name="gaps")
     assert [item.id for item in corpus.items] == ["n0", "n1", "n2", "n4", "n5"]           # n3 has nothing
-    extract(corpus, {"image": Slow(), "text": Slow()}, tmp_path / "cache", progress=False)
+    extract(corpus, sizers(), tmp_path / "cache", progress=False)
     bench = from_cache(tmp_path / "cache", held_out=0.2)
     rows = {k: torch.cat([bench.train.values[k][:], bench.test.values[k][:]]) for k in bench.specs}
     there = torch.cat([bench.train.available, bench.test.available])
@@ -293,6 +302,24 @@ def test_sounds_are_resampled_and_it_is_said_once(frozen, tmp_path, capsys):
     with pytest.raises(Undecodable, match="it holds no sound"): sounds.read(tmp_path / "empty.wav")
 
 
+def test_scenes_from_files_are_the_scenes_of_the_package(tmp_path):
+    rows = draw_rows(range(6), "test", 0, heard=heard)
+    table = pd.DataFrame({"caption": captions(rows.values["text"])})
+    table["image"], table["audio"] = [f"{i}.png" for i in range(6)], [f"{i}.wav" for i in range(6)]
+    table.to_csv(tmp_path / "train.csv", index=False)
+    for i, wave in enumerate(waveform(range(6), "test", 0)):
+        Image.fromarray(rows.values["image"][i].permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
+        wavfile.write(tmp_path / f"{i}.wav", RATE, wave.numpy())
+    arguments = ["extract", "folder", str(tmp_path), "--name", "scenes", "--cache", str(tmp_path / "cache")]
+    of = [word for k in ("image", "text", "audio") for word in (f"--{k}", f"scenes-{k}")]
+    assert main([*arguments, *of, "--precision", "float32"]) == 0
+    bench = from_cache(tmp_path / "cache", held_out=0.2, audio_code=OURS / "scenes-audio" / "code.safetensors")
+    want = encoders()(rows.values)
+    for k, values in want.items():
+        found = torch.cat([bench.restore[k](part.values[k][:]) for part in (bench.train, bench.test)])
+        assert torch.cdist(found, values).min(0).values.max() < 0.01 * values.std() * 8, k
+
+
 @pytest.mark.parametrize("modality, name, message", [
     ("text", "google/embeddinggemma-300m", "accept its licence .* `hf auth login` and `hf download google/embedding"),
     ("image", "openai/clip-vit-large-patch14", "no encoder of images .* `hf download openai/clip-vit-large-patch14`"),
@@ -305,8 +332,8 @@ def test_a_model_that_is_not_here_is_one_error(modality, name, message):
 def test_a_model_of_another_class_is_refused(frozen):
     with pytest.raises(ValueError, match="holds no CLIPVisionModelWithProjection .*: name another"):
         encoder_of("image", frozen["text"])
-    captions = Captions(frozen["text"])
-    assert captions.source.width == 14 and len(captions.source.checksum) == 64
+    made = Captions(frozen["text"])
+    assert made.source.width == 14 and len(made.source.checksum) == 64
 
 
 def test_standardised_and_back():

@@ -261,11 +261,12 @@ def picture_of(spec: Spec, drawn: Tensor) -> Tensor | None:
 
 
 def unlike_draws(bench: Benchmark, drawn: Mapping[str, Tensor], keep: int) -> xr.Dataset:
-    "The first `keep` rows of what is drawn from nothing, of modalities that differ."
+    "The first `keep` rows of what is drawn from nothing, features rendered, of modalities that differ."
     attrs = {"units": "1", "long_name": "first draws given nothing"}
     ds = xr.Dataset()
     for k, v in drawn.items():
-        stored = KINDS[bench.specs[k].kind].stored(v[:keep].cpu()).numpy()
+        show = bench.render.get(k, KINDS[bench.specs[k].kind].stored)
+        stored = show(v[:keep].cpu()).numpy()
         axes = [f"{k}_{i}" for i in range(1, stored.ndim)]
         ds[f"drawn_{k}"] = ("draw", *axes), stored, attrs
     return ds

@@ -27,7 +27,7 @@ from ..files import (
     BLANK, FileError, check_seal, read_bytes, read_tensors, read_values, sealed, unreadable, write_tensors,
     write_values, write_whole)
 from ..gate import InputError, check_fields, one_of, path_of, several_of, typed, whole
-from ..nets.sentence import TOKENS, packed
+from ..nets.sentence import GEMMA, TOKENS, packed
 from ..nets.text import PAD
 
 # %% ../../nbs/features/01_cache.ipynb #e398a7a7
@@ -437,11 +437,11 @@ def some_of(rows: Rows, number: np.ndarray) -> Rows:
 # %% ../../nbs/features/01_cache.ipynb #4eb8f713
 @typed
 def from_cache(
-    cache: str | Path,
+    folder: str | Path,                       # a cache
     corpora: Sequence[str] | None = None,     # by default all
     *,
     text: str = "vector",                     # or "sentence": its words are written by a language model
-    tokenizer: str = "",                      # folder or hub's id; of that language model
+    tokenizer: str = GEMMA,                   # folder or hub's id; of that language model
     held_out: float | None = None,            # share of the train rows to test on; None: the test splits
     seed: int = 0,                            # which they are
     audio_code: str | Path | None = None,     # its file; None: audio-code.safetensors of the cache, if there is one
@@ -451,9 +451,7 @@ def from_cache(
 
     FileError, naming the file, for a cache that is damaged; InputError for corpora that do not go together."""
     one_of(text, "text", ("vector", "sentence"))
-    if text == "sentence" and not tokenizer:
-        raise InputError("text=\"sentence\" needs the tokenizer of a language model")
-    cache = path_of(cache, "cache")
+    cache = path_of(folder, "folder")
     corpora = corpora_of(cache, corpora)
     splits = {part: [Split(cache / c / part) for c in corpora if (cache / c / part).is_dir()]
               for part in ("train", "test")}
@@ -473,8 +471,8 @@ def from_cache(
     else: train, test = (some_of(train, number) for number in divided(len(train), held_out, seed))
     specs = {k: Spec(k, KINDS_OF[k], (width[k],)) for k in sources}
     if tokens: specs["text"] = Spec("text", "sentence", (width["text"] + TOKENS,), len(tokens))
-    config = {"builder": "cache", "text": text, "tokenizer": tokenizer, "held_out": held_out, "seed": seed,
-              "audio_code": widened.digest,
+    config = {"builder": "cache", "text": text, "tokenizer": tokenizer if tokens else "", "held_out": held_out,
+              "seed": seed, "audio_code": widened.digest,
               "train": {split.meta.corpus: split.digest for split in splits["train"]},
               "test": {split.meta.corpus: split.digest for split in splits["test"]}}
     restore = {k: standards[k].raw for k in specs if not (tokens and k == "text")}
