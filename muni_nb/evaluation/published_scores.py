@@ -213,7 +213,7 @@ def published_evaluation(
     *,
     tasks: Iterable[str] = tuple(TASKS),
     rows: int | None = None,                                  # at most so many of each; None: as published
-    renderers: Renderers | None = None,                       # None: the benchmark's
+    renderers: Renderers | None = None,                       # None: the benchmark's; {}: features as they are
     seed: int = 0,
     chunk: int = 256,                                         # rows drawn, rendered and looked at together
     precision: str = "auto",                                  # of the model, see nets.precision
@@ -230,7 +230,9 @@ def published_evaluation(
     seed = whole(seed, "seed", least=0)
     chunk = whole(chunk, "chunk", least=1)
     if renderers is None: renderers = bench.render
-    if populations is None: populations = dict.fromkeys((COCO, CAPS, VGG, TRIPLETS), population_of(bench))
+    if populations is None:
+        rows_here = population_of(bench, None if renderers else bench.complete(bench.test).values)
+        populations = dict.fromkeys((COCO, CAPS, VGG, TRIPLETS), rows_here)
     plan = planned(model, bench, scorers, populations, names, most)
     reading = Reading(scorers, renderers, seed, chunk)
     found = {}
