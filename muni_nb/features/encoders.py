@@ -69,7 +69,8 @@ class Frozen:
     @classmethod
     def of(cls, name: str, what: str) -> "Frozen":
         "The model in a folder, of the package, or of an id; InputError if it is not on this machine."
-        if (OURS / name / "config.json").is_file(): return cls(name, OURS / name, "")
+        ours = OURS / name
+        if ours.parent == OURS and (ours / "config.json").is_file(): return cls(name, ours, "")
         if (Path(name).expanduser() / "config.json").is_file():
             folder = Path(name).expanduser()
             return cls(folder.resolve().name, folder, "")
