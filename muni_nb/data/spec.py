@@ -17,6 +17,7 @@ from functools import cached_property
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..gate import InputError, InputTypeError, brief, check_fields, json_of, mask_of, nearest, tensor_of
@@ -346,57 +347,6 @@ class Benchmark:
         "Combinations of attribute values, whether they occur or not."
         return math.prod(self.attributes.values())
 
-    def observed(
-        self,
-        rows: Rows,
-        names: Iterable[str],                # modalities
-        attributes: Iterable[str] = (),
-        most: int | None = None,
-    ) -> Tensor | slice:
-        """An index of the first `most` rows in which modalities `names` are observed and `attributes` known.
-
-        With a truth every row: what is not observed is there all the same."""
-        if self.truth: return slice(most)
-        columns = [list(self.specs).index(k) for k in names]
-        available = rows.available[:, columns].all(1)
-        for a in attributes: available = available & (rows.attributes[a] >= 0)
-        return available.nonzero()[:most, 0]
-
-    def complete(self, rows: Rows, most: int | None = None) -> Rows:
-        """The first `most` rows in which every modality is observed and every attribute known.
-
-        With a truth, all are."""
-        return rows.select(self.observed(rows, self.specs, self.attributes, most))
-
-    def codes(self, attributes: Sequence[str]) -> Tensor:
-        """Some attributes as one number below the product of their numbers of values.
-
-        Of train rows in which all are known."""
-        code = torch.zeros(len(self.train), dtype=torch.int64)
-        for a in attributes: code = code * self.attributes[a] + self.train.attributes[a]
-        return code[self.observed(self.train, (), attributes)]
-
-    def entropy(self, attributes: Sequence[str]) -> float:
-        "Nats of some attributes together: exact with a truth, else measured from the train rows (Miller-Madow)."
-        if self.truth: return sum(math.log(self.attributes[a]) for a in attributes)
-        if not attributes: return 0.0
-        return miller_madow(self.codes(attributes).unique(return_counts=True)[1]).item()
-
-    def chance(self, attributes: Sequence[str], times: int = 2) -> float:
-        """Probability that `times` independent rows have some attributes in common.
-
-        Exact with a truth, else measured."""
-        if self.truth: return math.prod((1 / self.attributes[a]) ** (times - 1) for a in attributes)
-        return frequencies(self.codes(attributes)).pow(times).sum().item()
-
-    @property
-    def nats(self) -> dict[str, float]:
-        "Entropy of each attribute, of all together (\"joint\"), and the total correlation of the modalities."
-        nats = {a: self.entropy([a]) for a in self.attributes}
-        joint = self.entropy(list(self.attributes))
-        carried = sum(self.entropy(attributes) for attributes in self.carries.values())
-        return nats | {"joint": joint, "total_correlation": carried - joint}
-
     def show(self, n: int = 8, split: str = "train", ax=None):
         "Draws `n` rows of \"train\" or \"test\", chosen at random but always the same; returns the axes."
         rows = {"train": self.train, "test": self.test}[split]
@@ -409,6 +359,68 @@ class Benchmark:
         lines = [head, f"train {self.train}", f"test  {self.test}"]
         if self.attributes: lines.append(f"nats  {nats}{'' if self.truth else ' (measured)'}")
         return "\n  ".join(lines)
+
+# %% ../../nbs/data/00_spec.ipynb #2ba78183
+@patch
+def observed(
+    self: Benchmark,
+    rows: Rows,
+    names: Iterable[str],                # modalities
+    attributes: Iterable[str] = (),
+    most: int | None = None,
+) -> Tensor | slice:
+    """An index of the first `most` rows in which modalities `names` are observed and `attributes` known.
+
+    With a truth every row: what is not observed is there all the same."""
+    if self.truth: return slice(most)
+    columns = [list(self.specs).index(k) for k in names]
+    available = rows.available[:, columns].all(1)
+    for a in attributes: available = available & (rows.attributes[a] >= 0)
+    return available.nonzero()[:most, 0]
+
+
+@patch
+def complete(self: Benchmark, rows: Rows, most: int | None = None) -> Rows:
+    """The first `most` rows in which every modality is observed and every attribute known.
+
+    With a truth, all are."""
+    return rows.select(self.observed(rows, self.specs, self.attributes, most))
+
+
+@patch
+def codes(self: Benchmark, attributes: Sequence[str]) -> Tensor:
+    """Some attributes as one number below the product of their numbers of values.
+
+    Of train rows in which all are known."""
+    code = torch.zeros(len(self.train), dtype=torch.int64)
+    for a in attributes: code = code * self.attributes[a] + self.train.attributes[a]
+    return code[self.observed(self.train, (), attributes)]
+
+# %% ../../nbs/data/00_spec.ipynb #5c440e56
+@patch
+def entropy(self: Benchmark, attributes: Sequence[str]) -> float:
+    "Nats of some attributes together: exact with a truth, else measured from the train rows (Miller-Madow)."
+    if self.truth: return sum(math.log(self.attributes[a]) for a in attributes)
+    if not attributes: return 0.0
+    return miller_madow(self.codes(attributes).unique(return_counts=True)[1]).item()
+
+
+@patch
+def chance(self: Benchmark, attributes: Sequence[str], times: int = 2) -> float:
+    """Probability that `times` independent rows have some attributes in common.
+
+    Exact with a truth, else measured."""
+    if self.truth: return math.prod((1 / self.attributes[a]) ** (times - 1) for a in attributes)
+    return frequencies(self.codes(attributes)).pow(times).sum().item()
+
+
+@patch(as_prop=True)
+def nats(self: Benchmark) -> dict[str, float]:
+    "Entropy of each attribute, of all together (\"joint\"), and the total correlation of the modalities."
+    nats = {a: self.entropy([a]) for a in self.attributes}
+    joint = self.entropy(list(self.attributes))
+    carried = sum(self.entropy(attributes) for attributes in self.carries.values())
+    return nats | {"joint": joint, "total_correlation": carried - joint}
 
 # %% ../../nbs/data/00_spec.ipynb #f75ed1e9
 def with_labels(bench: Benchmark) -> Benchmark:

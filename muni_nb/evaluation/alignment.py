@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.spec import Benchmark, Rows, Spec
@@ -73,7 +74,6 @@ PAIRS = {                               # score -> kinds
     "ais_direct": ("image", "audio"),
 }
 
-
 class Towers(nn.Module):
     """Four pairs of networks, one for each of PAIRS, from values of two kinds to one space of 64 dimensions.
 
@@ -122,32 +122,36 @@ class Towers(nn.Module):
                 "audio": ClapAudioModelWithProjection(ClapAudioConfig(**sound, **common))}),
         })
 
-    def features(self, score: str, kind: str, x: Tensor) -> Tensor:
-        "Unit vectors [B, 64] of prepared values [B, ...] of a kind, by the towers of a score; with gradients."
-        nets = self.nets
-        if kind == "image": x = self.squared(x)
-        if kind == "audio": x = x.repeat_interleave(self.repeat, -1).mT[:, None]
-        match score, kind:
-            case "clip" | "ais", "image": v = nets["clip"].get_image_features(pixel_values=x).pooler_output
-            case "clip", "text": v = nets["clip"].get_text_features(input_ids=x).pooler_output
-            case "clap", "text":
-                mask = (x != PAD).long()
-                v = nets["clap"].get_text_features(input_ids=x, attention_mask=mask).pooler_output
-            case "clap", "audio": v = nets["clap"].get_audio_features(input_features=x).pooler_output
-            case "ais", "audio": v = nets["ais"](input_features=x).audio_embeds
-            case "ais_direct", "image": v = nets["ais_direct"]["image"](pixel_values=x).image_embeds
-            case "ais_direct", "audio": v = nets["ais_direct"]["audio"](input_features=x).audio_embeds
-            case _: raise ValueError(f"no tower of {score!r} for {kind!r}: want one of {PAIRS}")
-        return F.normalize(v.float(), dim=1)
+# %% ../../nbs/evaluation/06_alignment.ipynb #90c32617
+@patch
+def features(self: Towers, score: str, kind: str, x: Tensor) -> Tensor:
+    "Unit vectors [B, 64] of prepared values [B, ...] of a kind, by the towers of a score; with gradients."
+    nets = self.nets
+    if kind == "image": x = self.squared(x)
+    if kind == "audio": x = x.repeat_interleave(self.repeat, -1).mT[:, None]
+    match score, kind:
+        case "clip" | "ais", "image": v = nets["clip"].get_image_features(pixel_values=x).pooler_output
+        case "clip", "text": v = nets["clip"].get_text_features(input_ids=x).pooler_output
+        case "clap", "text":
+            mask = (x != PAD).long()
+            v = nets["clap"].get_text_features(input_ids=x, attention_mask=mask).pooler_output
+        case "clap", "audio": v = nets["clap"].get_audio_features(input_features=x).pooler_output
+        case "ais", "audio": v = nets["ais"](input_features=x).audio_embeds
+        case "ais_direct", "image": v = nets["ais_direct"]["image"](pixel_values=x).image_embeds
+        case "ais_direct", "audio": v = nets["ais_direct"]["audio"](input_features=x).audio_embeds
+        case _: raise ValueError(f"no tower of {score!r} for {kind!r}: want one of {PAIRS}")
+    return F.normalize(v.float(), dim=1)
 
-    @torch.no_grad()
-    def embed(self, score: str, kind: str, values: Tensor, chunk: int = 500) -> Tensor:
-        """Unit vectors [N, 64] of values [N, ...] of a kind, as rows hold or models draw them.
 
-        On the CPU; the same whatever surrounds it."""
-        x = self.specs[kind].prepare(values.cpu(), sure=True)
-        with torch.autocast("cpu", enabled=False):
-            return torch.cat([self.features(score, kind, part) for part in x.split(chunk)])
+@patch
+@torch.no_grad()
+def embed(self: Towers, score: str, kind: str, values: Tensor, chunk: int = 500) -> Tensor:
+    """Unit vectors [N, 64] of values [N, ...] of a kind, as rows hold or models draw them.
+
+    On the CPU; the same whatever surrounds it."""
+    x = self.specs[kind].prepare(values.cpu(), sure=True)
+    with torch.autocast("cpu", enabled=False):
+        return torch.cat([self.features(score, kind, part) for part in x.split(chunk)])
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #67ac1e7f
 def train_pair(

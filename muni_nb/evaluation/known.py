@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from scipy.integrate import quad
 from scipy.stats import norm
 from torch import Tensor, nn
@@ -123,110 +124,130 @@ class KnownModel(LatentModel):
             mean = torch.cat([mean.repeat_interleave(code.shape[1], 1), code.repeat(1, mean.shape[1], 1)], 2)
         return mean, mean.shape[1]
 
-    def posterior(self, given: Mapping[str, Tensor]) -> Posterior:
-        """The exact posterior of each row: one component, or one for each code that is possible.
+# %% ../../nbs/evaluation/00_known.ipynb #8aab4075
+@patch
+def posterior(self: KnownModel, given: Mapping[str, Tensor]) -> Posterior:
+    """The exact posterior of each row: one component, or one for each code that is possible.
 
-        ValueError if nothing is given."""
-        if not given:
-            raise ValueError("nothing is given: the law of the latent is the prior, see prior_sample")
-        read = {k: read_picture(x) if k in VIEWS else {k: x} for k, x in self.encoded(given).items()}
-        rows = len(next(iter(given.values())))
-        shown = {a: read[k][a] for k in read for a in self.carries[k]}
-        codes, components = self._codes(shown, rows, self.joint)
-        tell = self.private is not None and "view0" in read
-        crop = 2 + read["view0"]["crop"] if tell else torch.zeros(rows, 2)
-        mean = torch.cat([codes, crop[:, None].expand(-1, components, -1)], 2)
-        scale = torch.tensor([self.noise] * codes.shape[2] + [self.private or self.noise] * 2)
-        logvar = 2 * scale.log()
-        logweight = torch.full((rows, components), -math.log(components))
-        return Posterior(logweight, mean, logvar.expand_as(mean))
+    ValueError if nothing is given."""
+    if not given:
+        raise ValueError("nothing is given: the law of the latent is the prior, see prior_sample")
+    read = {k: read_picture(x) if k in VIEWS else {k: x} for k, x in self.encoded(given).items()}
+    rows = len(next(iter(given.values())))
+    shown = {a: read[k][a] for k in read for a in self.carries[k]}
+    codes, components = self._codes(shown, rows, self.joint)
+    tell = self.private is not None and "view0" in read
+    crop = 2 + read["view0"]["crop"] if tell else torch.zeros(rows, 2)
+    mean = torch.cat([codes, crop[:, None].expand(-1, components, -1)], 2)
+    scale = torch.tensor([self.noise] * codes.shape[2] + [self.private or self.noise] * 2)
+    logvar = 2 * scale.log()
+    logweight = torch.full((rows, components), -math.log(components))
+    return Posterior(logweight, mean, logvar.expand_as(mean))
 
-    def log_prior(self, z: Tensor) -> Tensor:
-        "Log-density [B] in nats of z [B, 16] under the aggregate of leave-one-out posteriors; in float64."
-        z = z.double()
-        flat = sum(self._log_block(a, block) for a, block in self._blocks(z).items())
-        absent = torch.distributions.Normal(0.0, self.private or self.noise).log_prob(z[:, 14:]).sum(1)
-        if self.private is None: return flat + absent
-        share = 1 - 1 / len(self.names)     # of the leave-one-out sets that hold view0
-        far = (z[:, 14:] - 2.5).abs()       # by symmetry: the difference of two small tails
-        high, low = (torch.special.log_ndtr((edge - far) / self.private) for edge in (0.5, -0.5))
-        present = (high + (-(low - high).exp()).log1p()).sum(1)
-        return flat + torch.logaddexp(math.log(share) + present, math.log1p(-share) + absent)
+# %% ../../nbs/evaluation/00_known.ipynb #5550b67d
+@patch
+def log_prior(self: KnownModel, z: Tensor) -> Tensor:
+    "Log-density [B] in nats of z [B, 16] under the aggregate of leave-one-out posteriors; in float64."
+    z = z.double()
+    flat = sum(self._log_block(a, block) for a, block in self._blocks(z).items())
+    absent = torch.distributions.Normal(0.0, self.private or self.noise).log_prob(z[:, 14:]).sum(1)
+    if self.private is None: return flat + absent
+    share = 1 - 1 / len(self.names)     # of the leave-one-out sets that hold view0
+    far = (z[:, 14:] - 2.5).abs()       # by symmetry: the difference of two small tails
+    high, low = (torch.special.log_ndtr((edge - far) / self.private) for edge in (0.5, -0.5))
+    present = (high + (-(low - high).exp()).log1p()).sum(1)
+    return flat + torch.logaddexp(math.log(share) + present, math.log1p(-share) + absent)
 
-    def _log_block(self, attribute: str, block: Tensor) -> Tensor:
-        "Log-density [B] of one attribute's block [B, n] of the latent: its codes are independent of the others."
-        n = block.shape[1]
-        code = torch.eye(n) if attribute in self.says else torch.zeros(1, n)
-        logweight = torch.full((1, len(code)), -math.log(len(code)))
-        logvar = torch.full((1, len(code), n), 2 * math.log(self.noise))
-        return Posterior(logweight.double(), code[None].double(), logvar.double()).log_prob(block)
 
-    def rate(self, given: Mapping[str, Tensor], draws: int = 64) -> tuple[Tensor, Tensor]:
-        """KL(posterior || prior) in nats [B], and by how much that is too high [B]: zero.
+@patch
+def _log_block(self: KnownModel, attribute: str, block: Tensor) -> Tensor:
+    "Log-density [B] of one attribute's block [B, n] of the latent: its codes are independent of the others."
+    n = block.shape[1]
+    code = torch.eye(n) if attribute in self.says else torch.zeros(1, n)
+    logweight = torch.full((1, len(code)), -math.log(len(code)))
+    logvar = torch.full((1, len(code), n), 2 * math.log(self.noise))
+    return Posterior(logweight.double(), code[None].double(), logvar.double()).log_prob(block)
 
-        The mean log-ratio of `draws` draws."""
-        posterior = self.posterior(given)
-        total = 0.0
-        for _ in range(draws):
-            z = posterior.sample(torch.randn(len(posterior), 16), torch.rand(len(posterior)))
-            total = total + posterior.log_prob(z) - self.log_prior(z)
-        return (total / draws).float(), torch.zeros(len(posterior))
+# %% ../../nbs/evaluation/00_known.ipynb #272c2e90
+@patch
+def rate(self: KnownModel, given: Mapping[str, Tensor], draws: int = 64) -> tuple[Tensor, Tensor]:
+    """KL(posterior || prior) in nats [B], and by how much that is too high [B]: zero.
 
-    def prior_sample(self, n: int) -> Tensor:
-        "n latents [n, 16] from the aggregate of leave-one-out posteriors."
-        n = draws_of(n)
-        codes = self.prior_codes[0, torch.randint(self.prior_codes.shape[1], (n,))]
-        present = (torch.rand(n, 1) >= 1 / len(self.names)) & (self.private is not None)
-        crop = torch.where(present, 2 + torch.rand(n, 2), 0.0)
-        scale = torch.tensor([self.noise] * 14 + [self.private or self.noise] * 2)
-        return torch.cat([codes, crop], 1) + scale * torch.randn(n, 16)
+    The mean log-ratio of `draws` draws."""
+    posterior = self.posterior(given)
+    total = 0.0
+    for _ in range(draws):
+        z = posterior.sample(torch.randn(len(posterior), 16), torch.rand(len(posterior)))
+        total = total + posterior.log_prob(z) - self.log_prior(z)
+    return (total / draws).float(), torch.zeros(len(posterior))
 
-    def infer(self, given: Mapping[str, Tensor], n: int = 1, present: None = None) -> Tensor:
-        "n latents for each row of `given`, adjacent: [B * n, 16]; from the prior if nothing is given."
-        if present is not None:
-            raise ValueError("a known model is given the same modalities in every row: leave out `present`")
-        n = draws_of(n)
-        if not given: return self.prior_sample(n)
-        posterior = self.posterior(given)
-        posterior = posterior[torch.arange(len(posterior)).repeat_interleave(n)]
-        return posterior.sample(torch.randn(len(posterior), 16), torch.rand(len(posterior)))
 
-    def decoder_loss(self, z: Tensor, name: str, x: Tensor, conditioned: float = 1.0) -> Tensor:
-        """Loss [B] of decoding x given z [B, 16]; 0 `conditioned`: given nothing.
+@patch
+def prior_sample(self: KnownModel, n: int) -> Tensor:
+    "n latents [n, 16] from the aggregate of leave-one-out posteriors."
+    n = draws_of(n)
+    codes = self.prior_codes[0, torch.randint(self.prior_codes.shape[1], (n,))]
+    present = (torch.rand(n, 1) >= 1 / len(self.names)) & (self.private is not None)
+    crop = torch.where(present, 2 + torch.rand(n, 2), 0.0)
+    scale = torch.tensor([self.noise] * 14 + [self.private or self.noise] * 2)
+    return torch.cat([codes, crop], 1) + scale * torch.randn(n, 16)
 
-        Nats of a label, infinite if z says another; of a view 5 for each nat of the attributes left open."""
-        blocks = self._blocks(z)
-        open_ = {}
-        for a, block in blocks.items():
-            said = (block.amax(1) > 0.5) & (conditioned > 0)
-            open_[a] = torch.where(said, 0.0, math.log(ATTRIBUTES[a]))
-        if name not in ATTRIBUTES: return 5.0 * sum(open_.values())
-        possible = (open_[name] > 0) | (blocks[name].argmax(1) == x)
-        return torch.where(possible, open_[name], torch.inf)
+# %% ../../nbs/evaluation/00_known.ipynb #1fb32f99
+@patch
+def infer(self: KnownModel, given: Mapping[str, Tensor], n: int = 1, present: None = None) -> Tensor:
+    "n latents for each row of `given`, adjacent: [B * n, 16]; from the prior if nothing is given."
+    if present is not None:
+        raise ValueError("a known model is given the same modalities in every row: leave out `present`")
+    n = draws_of(n)
+    if not given: return self.prior_sample(n)
+    posterior = self.posterior(given)
+    posterior = posterior[torch.arange(len(posterior)).repeat_interleave(n)]
+    return posterior.sample(torch.randn(len(posterior), 16), torch.rand(len(posterior)))
 
-    def _blocks(self, z: Tensor) -> dict[str, Tensor]:
-        return dict(zip(ATTRIBUTES, z[:, :14].split(list(ATTRIBUTES.values()), 1)))
+# %% ../../nbs/evaluation/00_known.ipynb #1e62e703
+@patch
+def decoder_loss(self: KnownModel, z: Tensor, name: str, x: Tensor, conditioned: float = 1.0) -> Tensor:
+    """Loss [B] of decoding x given z [B, 16]; 0 `conditioned`: given nothing.
 
-    def decoder_options(self, want: Sequence[str], options: Mapping) -> dict:
-        "None: they are ignored."
-        return {}
+    Nats of a label, infinite if z says another; of a view 5 for each nat of the attributes left open."""
+    blocks = self._blocks(z)
+    open_ = {}
+    for a, block in blocks.items():
+        said = (block.amax(1) > 0.5) & (conditioned > 0)
+        open_[a] = torch.where(said, 0.0, math.log(ATTRIBUTES[a]))
+    if name not in ATTRIBUTES: return 5.0 * sum(open_.values())
+    possible = (open_[name] > 0) | (blocks[name].argmax(1) == x)
+    return torch.where(possible, open_[name], torch.inf)
 
-    def decode(self, z: Tensor, want: Sequence[str], **options) -> dict[str, Tensor]:
-        """The wanted modalities of each z [B, 16]: what z says; what it leaves open is drawn for each modality.
 
-        `options` are ignored."""
-        self.check_want(want)
-        blocks = self._blocks(z)
-        drawn = {}
-        for k in want:
-            shown = {}
-            spec = self.specs[k]
-            for a, n in ATTRIBUTES.items():
-                chance = torch.randint(n, (len(z),))
-                shown[a] = torch.where(blocks[a].amax(1) > 0.5, blocks[a].argmax(1), chance)
-            if k in VIEWS: drawn[k] = spec.prepare(picture(**shown, crop=torch.rand(len(z), 2), size=spec.shape[1]))
-            else: drawn[k] = shown[k]
-        return drawn
+@patch
+def _blocks(self: KnownModel, z: Tensor) -> dict[str, Tensor]:
+    return dict(zip(ATTRIBUTES, z[:, :14].split(list(ATTRIBUTES.values()), 1)))
+
+
+@patch
+def decoder_options(self: KnownModel, want: Sequence[str], options: Mapping) -> dict:
+    "None: they are ignored."
+    return {}
+
+# %% ../../nbs/evaluation/00_known.ipynb #89cbe9d9
+@patch
+def decode(self: KnownModel, z: Tensor, want: Sequence[str], **options) -> dict[str, Tensor]:
+    """The wanted modalities of each z [B, 16]: what z says; what it leaves open is drawn for each modality.
+
+    `options` are ignored."""
+    self.check_want(want)
+    blocks = self._blocks(z)
+    drawn = {}
+    for k in want:
+        shown = {}
+        spec = self.specs[k]
+        for a, n in ATTRIBUTES.items():
+            chance = torch.randint(n, (len(z),))
+            shown[a] = torch.where(blocks[a].amax(1) > 0.5, blocks[a].argmax(1), chance)
+        if k in VIEWS: drawn[k] = spec.prepare(picture(**shown, crop=torch.rand(len(z), 2), size=spec.shape[1]))
+        else: drawn[k] = shown[k]
+    return drawn
 
 # %% ../../nbs/evaluation/00_known.ipynb #e0a9b21a
 def crop_information(noise: float) -> float:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'MOST', 'SETS', 'ROWS', 'as_read', 'few', 'many', 'unprobed', 'wanting', 'of_tasks', 'judge_draws',
-           'judge_latents', 'routes_of', 'strengths_of', 'check_evaluation', 'in_order', 'evaluate']
+           'judge_latents', 'routes_of', 'strengths_of', 'check_evaluation', 'in_order', 'over_guidance',
+           'judge_inside', 'arranged', 'evaluate']
 
 # %% ../../nbs/evaluation/07_report.ipynb #7dd3e425
 import json
@@ -251,6 +252,38 @@ def in_order(ds: xr.Dataset, axis: str, names: Sequence[str]) -> xr.Dataset:
     others = [name for name in there if name not in names]
     return ds.sel({axis: first + others})
 
+# %% ../../nbs/evaluation/07_report.ipynb #a6b1f07d
+def over_guidance(judge_at: Callable[[float], xr.Dataset], strengths: Sequence[float], several: bool) -> xr.Dataset:
+    "Draws judged at each strength of guidance, a dimension if there are `several`."
+    parts = [judge_at(strength).assign_coords(guidance=strength) for strength in strengths]
+    if not several: return parts[0]
+    return xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")
+
+
+def judge_inside(model, bench: Benchmark, rows: int, per_class: int, probe_steps: int) -> list[xr.Dataset]:
+    "What a nat is worth to flow decoders, and the criteria of latents, as far as the model has either."
+    parts = []
+    if model.guided: parts.append(nat_value(model, bench, bench.complete(bench.test, rows // 2)))
+    if isinstance(model, Rated) and not many(bench):
+        parts.append(judge_latents(model, bench, rows, per_class, probe_steps))
+    return parts
+
+
+def arranged(
+    ds: xr.Dataset,
+    bench: Benchmark,
+    routes: Sequence[tuple[str, ...]],
+    left_out: dict[str, str],             # see `wanting`
+) -> xr.Dataset:
+    "The dataset with routes and attributes in order, its axes, and a word on what was left out."
+    ds = in_order(ds, "given", [route_name(g) for g in routes])
+    ds = in_order(ds, "attribute", [*bench.attributes, "both"])
+    if left_out:
+        reasons = "; ".join(f"{what} ({why})" for what, why in left_out.items())
+        print(f"{bench.name}, left out: {reasons}")
+        ds = ds.assign_attrs(left_out=json.dumps(left_out))
+    return with_axes(ds)
+
 # %% ../../nbs/evaluation/07_report.ipynb #40929b5f
 @typed
 @torch.no_grad()
@@ -291,19 +324,12 @@ def evaluate(
     whole = not few(known, known.test)
     drawn = sum(len(bench.specs) - len(g) for g in supported) * len(strengths)     # modalities, over routes
     bar = progress_bar("judging", drawn + drawn // 2, shown=progress)
+    drawn_at = lambda strength: judge_draws(
+        model, seen, judge, rows, supported, seed, towers, bar.update, steps=steps, guidance=strength)
     with torch.random.fork_rng(), autocast(precision, model.device):
-        parts = []
-        for strength in strengths:
-            options = {"steps": steps, "guidance": strength}
-            part = judge_draws(model, seen, judge, rows, supported, seed, towers, bar.update, **options)
-            parts.append(part.assign_coords(guidance=strength))
-        if several:
-            parts = [xr.concat(parts, "guidance", data_vars="minimal", coords="minimal", compat="override")]
+        parts = [over_guidance(drawn_at, strengths, several)]
         torch.manual_seed(seed)
-        if latents and whole and model.guided:
-            parts.append(nat_value(model, known, known.complete(bench.test, rows // 2)))
-        if latents and whole and isinstance(model, Rated) and not many(bench):
-            parts.append(judge_latents(model, known, rows, per_class, probe_steps))
+        if latents and whole: parts += judge_inside(model, known, rows, per_class, probe_steps)
         if len(test):
             own = {name: ((), *figure) for name, figure in model.own_figures(test).items()}
             parts.append(xr.Dataset(own))
@@ -312,13 +338,7 @@ def evaluate(
     bar.close()
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     if refused: ds = ds.reindex(given=[*ds.given.values, *map(route_name, refused)])
-    ds = in_order(ds, "given", [route_name(g) for g in routes])
-    ds = in_order(ds, "attribute", [*known.attributes, "both"])
-    if left_out:
-        reasons = "; ".join(f"{what} ({why})" for what, why in left_out.items())
-        print(f"{bench.name}, left out: {reasons}")
-        ds = ds.assign_attrs(left_out=json.dumps(left_out))
-    return with_axes(ds).assign_attrs(
+    return arranged(ds, known, routes, left_out).assign_attrs(
         evaluation_rows=len(test) if whole else min(rows, len(bench.test)),
         decoder_steps=steps,
         evaluation_seed=seed,

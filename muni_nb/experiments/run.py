@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from typing import get_type_hints
 
+from fastcore.basics import patch
+
 from ..data.digits import quadrant_digits
 from ..data.five_views import five_views
 from ..data.scenes import scenes
@@ -169,13 +171,11 @@ def digest(identity: Mapping) -> str:
     "The start of a hash: what names an identity in file names and records."
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
-
 def _changed(value) -> dict:
     """The fields of a dataclass that differ from their defaults.
 
     Only they enter an identity: a field added later leaves old runs valid."""
     return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
-
 
 @dataclass(frozen=True)
 class Run:
@@ -225,43 +225,6 @@ class Run:
         checked(value, arguments_of(kind), f"{kind.__name__} of model {self.model}")
         return revived(kind, value)
 
-    def takes(self) -> dict[str, tuple[str, dict, dict]]:
-        """Of each field that holds arguments: whom they are for, what that takes, {name: default}, and of what types.
-
-        `bench` has two of ours besides: `benchmark`, a key of BENCHMARKS or an import path, and `labels`, which is
-        for `with_labels`."""
-        name = self.bench.get("benchmark", "quadrant_digits")
-        builder = named(name, BENCHMARKS, "benchmark")
-        ours = {"benchmark": "quadrant_digits", "labels": False}
-        as_trained = {"seed": self.seed, "precision": self.recipe.precision}        # unless told otherwise
-        judging = arguments_of(evaluate, "model", "bench", "judge", "progress", "towers") | as_trained
-        options = arguments_of(self.kind, "specs", "sizes", "routes")
-        verifying = arguments_of(train_verifier, "bench", "names", "progress")
-        found = {"options": (f"model {self.model}", options, types_of(self.kind)),
-                 "bench": (f"benchmark {name}", ours | arguments_of(builder), {"labels": bool} | types_of(builder)),
-                 "verifier": ("train_verifier", verifying, types_of(train_verifier)),
-                 "evaluation": ("evaluate", judging, types_of(evaluate))}
-        if self.towers is not None:
-            found["towers"] = ("train_towers", arguments_of(train_towers, "bench", "progress"), types_of(train_towers))
-        return found
-
-    def config(self) -> dict:
-        "Everything that decides the figures, defaults included, as JSON values; the versions stand for the code."
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cell", "routes")}
-        found |= {name: takes | found[name] for name, (_, takes, _) in self.takes().items()}
-        found |= {"sizes": self.sizes.values(), "recipe": asdict(self.recipe)}
-        if self.takes_routes: found["routes"] = asdict(self.routes)
-        return plainly(found | {"training_version": TRAINING_VERSION, "results_version": RESULTS_VERSION})
-
-    def identity(self, judged: bool = True) -> dict:
-        "What tells runs apart: all that is not at its default; `judged` off: what tells trained models apart."
-        trained = {"model": self.model, "seed": self.seed, "routes": _changed(self.routes),
-                   "sizes": self.sizes.changed(), "recipe": _changed(self.recipe), "options": self.options,
-                   "bench": self.bench, "training_version": TRAINING_VERSION, **rows_of(self.bench)}
-        judging = {"verifier": self.verifier, "evaluation": self.evaluation, "towers": self.towers,
-                   "results_version": RESULTS_VERSION}
-        return trained | (judging if judged else {})
-
     @property
     def digest(self) -> str:
         "The start of a hash of its identity, by which results and records are found."
@@ -277,6 +240,49 @@ class Run:
     def model_name(self) -> str:
         "The folder of its trained model."
         return f"{re.sub('[^A-Za-z0-9.+]+', '_', self.model)}-{self.seed}-{digest(self.identity(judged=False))}"
+
+# %% ../../nbs/experiments/00_run.ipynb #303073bd
+@patch
+def takes(self: Run) -> dict[str, tuple[str, dict, dict]]:
+    """Of each field that holds arguments: whom they are for, what that takes, {name: default}, and of what types.
+
+    `bench` has two of ours besides: `benchmark`, a key of BENCHMARKS or an import path, and `labels`, which is
+    for `with_labels`."""
+    name = self.bench.get("benchmark", "quadrant_digits")
+    builder = named(name, BENCHMARKS, "benchmark")
+    ours = {"benchmark": "quadrant_digits", "labels": False}
+    as_trained = {"seed": self.seed, "precision": self.recipe.precision}        # unless told otherwise
+    judging = arguments_of(evaluate, "model", "bench", "judge", "progress", "towers") | as_trained
+    options = arguments_of(self.kind, "specs", "sizes", "routes")
+    verifying = arguments_of(train_verifier, "bench", "names", "progress")
+    found = {"options": (f"model {self.model}", options, types_of(self.kind)),
+             "bench": (f"benchmark {name}", ours | arguments_of(builder), {"labels": bool} | types_of(builder)),
+             "verifier": ("train_verifier", verifying, types_of(train_verifier)),
+             "evaluation": ("evaluate", judging, types_of(evaluate))}
+    if self.towers is not None:
+        found["towers"] = ("train_towers", arguments_of(train_towers, "bench", "progress"), types_of(train_towers))
+    return found
+
+# %% ../../nbs/experiments/00_run.ipynb #c4115950
+@patch
+def config(self: Run) -> dict:
+    "Everything that decides the figures, defaults included, as JSON values; the versions stand for the code."
+    found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cell", "routes")}
+    found |= {name: takes | found[name] for name, (_, takes, _) in self.takes().items()}
+    found |= {"sizes": self.sizes.values(), "recipe": asdict(self.recipe)}
+    if self.takes_routes: found["routes"] = asdict(self.routes)
+    return plainly(found | {"training_version": TRAINING_VERSION, "results_version": RESULTS_VERSION})
+
+
+@patch
+def identity(self: Run, judged: bool = True) -> dict:
+    "What tells runs apart: all that is not at its default; `judged` off: what tells trained models apart."
+    trained = {"model": self.model, "seed": self.seed, "routes": _changed(self.routes),
+               "sizes": self.sizes.changed(), "recipe": _changed(self.recipe), "options": self.options,
+               "bench": self.bench, "training_version": TRAINING_VERSION, **rows_of(self.bench)}
+    judging = {"verifier": self.verifier, "evaluation": self.evaluation, "towers": self.towers,
+               "results_version": RESULTS_VERSION}
+    return trained | (judging if judged else {})
 
 # %% ../../nbs/experiments/00_run.ipynb #8971d2de
 RENAMED = {   # sizes, since kinds name theirs

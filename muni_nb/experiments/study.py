@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import xarray as xr
+from fastcore.basics import patch
 
 import muni_nb
 from .run import Run
@@ -179,41 +180,45 @@ class Study:
         if workers is None: workers = 0 if self.small else usual
         return sweep(runs, self.runs, records=read, device=self.device, workers=workers, **options)
 
-    @property
-    def stem(self) -> str:
-        "What names this very sweep: study, preset, and a hash of its runs."
-        digests = "".join(sorted(self.swept))
-        return f"{self.name}-{self.preset}-{hashlib.sha256(digests.encode()).hexdigest()[:6]}"
-
-    def publish(self, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
-        """Keep a gathered dataset in `gathered/` among the results; to publish, also where README reads it.
-
-        Published, with the parameter `publish` on, are figures, and of what was drawn the variables `drawn`.
-        At the preset that is published, it is said if the figures of these very records are others than those
-        in README."""
-        path = self.out / "gathered" / f"{self.stem}.nc"
-        write_result(ds, path)
-        shown = figures_of(ds, drawn)
-        target = self.root / RECORDS / "gathered" / f"{self.name}.nc"
-        where = target.relative_to(self.root)
-        if self.publishing:
-            write_result(shown, target)
-            say(f"published: {where}")
-        elif self.preset == self.published and target.is_file() and self.on_record:
-            differs = ", ".join(different(shown, read_result(target)))
-            if differs:
-                say(f"{where}, which README shows, has other figures ({differs}): "
-                    "-p publish True writes these")
-        return path
-
-    @property
-    def on_record(self) -> bool:
-        "Whether all runs that were asked for are records."
-        return all(find(run, *self.records) for run in self.swept.values())
-
     def __repr__(self):
         where = self.out.relative_to(self.root) if self.out.is_relative_to(self.root) else self.out
         return f"Study({self.name}, preset {self.preset}, results in {where})"
+
+# %% ../../nbs/experiments/05_study.ipynb #594fe055
+@patch(as_prop=True)
+def stem(self: Study) -> str:
+    "What names this very sweep: study, preset, and a hash of its runs."
+    digests = "".join(sorted(self.swept))
+    return f"{self.name}-{self.preset}-{hashlib.sha256(digests.encode()).hexdigest()[:6]}"
+
+
+@patch
+def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
+    """Keep a gathered dataset in `gathered/` among the results; to publish, also where README reads it.
+
+    Published, with the parameter `publish` on, are figures, and of what was drawn the variables `drawn`.
+    At the preset that is published, it is said if the figures of these very records are others than those
+    in README."""
+    path = self.out / "gathered" / f"{self.stem}.nc"
+    write_result(ds, path)
+    shown = figures_of(ds, drawn)
+    target = self.root / RECORDS / "gathered" / f"{self.name}.nc"
+    where = target.relative_to(self.root)
+    if self.publishing:
+        write_result(shown, target)
+        say(f"published: {where}")
+    elif self.preset == self.published and target.is_file() and self.on_record:
+        differs = ", ".join(different(shown, read_result(target)))
+        if differs:
+            say(f"{where}, which README shows, has other figures ({differs}): "
+                "-p publish True writes these")
+    return path
+
+
+@patch(as_prop=True)
+def on_record(self: Study) -> bool:
+    "Whether all runs that were asked for are records."
+    return all(find(run, *self.records) for run in self.swept.values())
 
 # %% ../../nbs/experiments/05_study.ipynb #a6db03ce
 def figures_of(ds: xr.Dataset, drawn: Sequence[str] = ()) -> xr.Dataset:

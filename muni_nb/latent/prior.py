@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .flow import SOLVERS, path, solver_times, uniform_time, velocity_target
@@ -131,32 +132,36 @@ class FlowPrior(nn.Module):
         "Nats [B] by which a mixture's `rate` exceeds its own, see `mixture_gap`."
         return mixture_gap(self.floored(posterior), draws)
 
-    def loss(self, z: Tensor, draws: int = 1, condition: Tensor | None = None) -> Tensor:
-        """Flow-matching loss [B] of clean latents z [B, D] as encoded (not floored), under a condition.
+# %% ../../nbs/latent/03_prior.ipynb #419d0985
+@patch
+def loss(self: FlowPrior, z: Tensor, draws: int = 1, condition: Tensor | None = None) -> Tensor:
+    """Flow-matching loss [B] of clean latents z [B, D] as encoded (not floored), under a condition.
 
-        Squared error summed over D, s uniform."""
-        total = 0.0
-        for _ in range(draws):
-            s = self.s_max * uniform_time(len(z), z.device)
-            noise = torch.randn_like(z)
-            miss = self.velocity(path(z, noise, s), s, condition) - velocity_target(z, noise)
-            total = total + miss.square().sum(1)
-        return total / draws
+    Squared error summed over D, s uniform."""
+    total = 0.0
+    for _ in range(draws):
+        s = self.s_max * uniform_time(len(z), z.device)
+        noise = torch.randn_like(z)
+        miss = self.velocity(path(z, noise, s), s, condition) - velocity_target(z, noise)
+        total = total + miss.square().sum(1)
+    return total / draws
 
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        steps: int = 50,             # MUNI samples with 50 Euler steps (stated)
-        solver: str = "euler",
-        power: float = 1.0,          # of the times, see `latent.flow.solver_times`
-        condition: Tensor | None = None,  # [n, conditioning]
-    ) -> Tensor:                     # [n, D]
-        "n latents at the floor, on the scale decoders read, under a `condition` each."
-        start = torch.randn(n, self.dim, device=next(self.parameters()).device)
-        times = solver_times(steps, self.s_max, power, start.device)
-        velocity = lambda z_s, s: self.velocity(z_s, s, condition)
-        return SOLVERS[solver](velocity, start, times) / self.s_max
+# %% ../../nbs/latent/03_prior.ipynb #d3262b97
+@patch
+@torch.no_grad()
+def sample(
+    self: FlowPrior,
+    n: int,
+    steps: int = 50,             # MUNI samples with 50 Euler steps (stated)
+    solver: str = "euler",
+    power: float = 1.0,          # of the times, see `latent.flow.solver_times`
+    condition: Tensor | None = None,  # [n, conditioning]
+) -> Tensor:                     # [n, D]
+    "n latents at the floor, on the scale decoders read, under a `condition` each."
+    start = torch.randn(n, self.dim, device=next(self.parameters()).device)
+    times = solver_times(steps, self.s_max, power, start.device)
+    velocity = lambda z_s, s: self.velocity(z_s, s, condition)
+    return SOLVERS[solver](velocity, start, times) / self.s_max
 
 # %% ../../nbs/latent/03_prior.ipynb #66d3787d
 class NormalPrior(nn.Module):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..data.spec import Spec
@@ -64,16 +65,6 @@ class ConditionalMUNI(MUNI):
         prior = self.prior_terms(mean, logvar, available.repeat(4, 1))["prior"]
         return {"prior": prior, "loss": prior}
 
-    def condition(self, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
-        """The condition [B, 2 D + 1] of what is `given` [B, M]; zeros for nothing.
-
-        By the experts [B, M, D]: mean and standard deviations of the product of those that are given, and a
-        one."""
-        product = pool(mean, logvar, given, "poe")
-        deviation = (product.logvar[:, 0] / 2).exp()
-        condition = torch.cat([product.mean[:, 0], deviation, torch.ones_like(mean[:, 0, :1])], 1)
-        return condition * given.any(1, keepdim=True)
-
     def prior_terms(self, mean: Tensor, logvar: Tensor, available: Tensor) -> dict[str, Tensor]:
         """As MUNI; `prior` has the conditional law's flow matching added.
 
@@ -91,16 +82,30 @@ class ConditionalMUNI(MUNI):
         conditional = self.prior.loss(draw, draws=2, condition=condition).mean()
         return {**routed, "prior": routed["prior"] + conditional}
 
-    @torch.no_grad()
-    def infer(
-        self,
-        given: Mapping[str, Tensor] | Experts,
-        n: int = 1,
-        present: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """n latents for each row of `given`, adjacent: [B * n, D].
+# %% ../../nbs/models/05_conditional.ipynb #5aa1a681
+@patch
+def condition(self: ConditionalMUNI, mean: Tensor, logvar: Tensor, given: Tensor) -> Tensor:
+    """The condition [B, 2 D + 1] of what is `given` [B, M]; zeros for nothing.
 
-        From the flow conditional on what is given; posterior draws are what `draw` returns."""
-        experts = self.encoded(given, present)
-        condition = self.condition(experts.mean, experts.logvar, experts.mask).repeat_interleave(draws_of(n), 0)
-        return self.prior.sample(len(condition), **asdict(self.latents), condition=condition)
+    By the experts [B, M, D]: mean and standard deviations of the product of those that are given, and a
+    one."""
+    product = pool(mean, logvar, given, "poe")
+    deviation = (product.logvar[:, 0] / 2).exp()
+    condition = torch.cat([product.mean[:, 0], deviation, torch.ones_like(mean[:, 0, :1])], 1)
+    return condition * given.any(1, keepdim=True)
+
+
+@patch
+@torch.no_grad()
+def infer(
+    self: ConditionalMUNI,
+    given: Mapping[str, Tensor] | Experts,
+    n: int = 1,
+    present: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """n latents for each row of `given`, adjacent: [B * n, D].
+
+    From the flow conditional on what is given; posterior draws are what `draw` returns."""
+    experts = self.encoded(given, present)
+    condition = self.condition(experts.mean, experts.logvar, experts.mask).repeat_interleave(draws_of(n), 0)
+    return self.prior.sample(len(condition), **asdict(self.latents), condition=condition)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..gate import flag, number, one_of, whole
@@ -23,7 +24,6 @@ OPTIONS = {   # of drawing, by name: what makes them ours
     "solver": lambda value: one_of(value, "solver", list(SOLVERS)),
     "temperature": lambda value: number(value, "temperature", least=0),
     "noise": lambda value: flag(value, "noise")}
-
 
 class FlowDecoder(nn.Module):
     """Conditional flow `p(x | z)` of values of one `shape`.
@@ -74,40 +74,44 @@ class FlowDecoder(nn.Module):
         linear = (t * self.variance - (1 - t)) / spread * x
         return linear + (self.variance / spread).sqrt() * self.remainder(x / spread.sqrt(), condition)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor, conditioned: float | None = None) -> Tensor:
-        """Flow-matching loss [B] of `x` given `z`: velocity error summed over values, one time a row.
+# %% ../../nbs/nets/02_decoders.ipynb #41d0fc9c
+@patch
+def loss(self: FlowDecoder, x: Tensor, z: Tensor, member: Tensor, conditioned: float | None = None) -> Tensor:
+    """Flow-matching loss [B] of `x` given `z`: velocity error summed over values, one time a row.
 
-        A fraction `conditioned` of the rows sees `z`, all but `drop` of them if it is None."""
-        noise = torch.randn_like(x)
-        t = logit_normal_time(len(x), self.when, device=x.device)
-        keep = torch.rand(len(x), device=x.device) >= (self.drop if conditioned is None else 1 - conditioned)
-        error = self.velocity(path(x, noise, t), t, z, member, keep) - velocity_target(x, noise)
-        return error.square().flatten(1).sum(1)
+    A fraction `conditioned` of the rows sees `z`, all but `drop` of them if it is None."""
+    noise = torch.randn_like(x)
+    t = logit_normal_time(len(x), self.when, device=x.device)
+    keep = torch.rand(len(x), device=x.device) >= (self.drop if conditioned is None else 1 - conditioned)
+    error = self.velocity(path(x, noise, t), t, z, member, keep) - velocity_target(x, noise)
+    return error.square().flatten(1).sum(1)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        z: Tensor,
-        member: Tensor,
-        steps: int = 12,
-        guidance: float = 1.5,     # 1 is the plain conditional flow
-        solver: str = "euler",     # of SOLVERS
-    ) -> Tensor:
-        "Values [B, *shape] drawn from `p(x | z)`, clamped to +-limit."
-        steps = OPTIONS["steps"](steps)
-        guidance = OPTIONS["guidance"](guidance)
-        solver = OPTIONS["solver"](solver)
-        yes = torch.ones(len(z), dtype=torch.bool, device=z.device)
 
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            if guidance == 1: return self.velocity(x, t, z, member, yes)
-            both = self.velocity(*(torch.cat([a, a]) for a in (x, t, z, member)), torch.cat([yes, ~yes]))
-            conditional, unconditional = both.chunk(2)
-            return unconditional + guidance * (conditional - unconditional)
+@patch
+@torch.no_grad()
+def sample(
+    self: FlowDecoder,
+    z: Tensor,
+    member: Tensor,
+    steps: int = 12,
+    guidance: float = 1.5,     # 1 is the plain conditional flow
+    solver: str = "euler",     # of SOLVERS
+) -> Tensor:
+    "Values [B, *shape] drawn from `p(x | z)`, clamped to +-limit."
+    steps = OPTIONS["steps"](steps)
+    guidance = OPTIONS["guidance"](guidance)
+    solver = OPTIONS["solver"](solver)
+    yes = torch.ones(len(z), dtype=torch.bool, device=z.device)
 
-        noise = torch.randn(len(z), *self.shape, device=z.device)
-        times = torch.linspace(0, 1, steps + 1, device=z.device)
-        return SOLVERS[solver](velocity, noise, times).clamp(-self.limit, self.limit)
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        if guidance == 1: return self.velocity(x, t, z, member, yes)
+        both = self.velocity(*(torch.cat([a, a]) for a in (x, t, z, member)), torch.cat([yes, ~yes]))
+        conditional, unconditional = both.chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    noise = torch.randn(len(z), *self.shape, device=z.device)
+    times = torch.linspace(0, 1, steps + 1, device=z.device)
+    return SOLVERS[solver](velocity, noise, times).clamp(-self.limit, self.limit)
 
 # %% ../../nbs/nets/02_decoders.ipynb #a7575031
 LAWS = {"laplace": lambda error, scale: error.abs() / scale + math.log(2 * scale),

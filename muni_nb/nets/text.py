@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..gate import InputError, InputTypeError
@@ -90,44 +91,48 @@ class TextDecoder(nn.Module):
         words = self.lm.get_input_embeddings().weight
         return torch.cat([self.prefix(z), words[BOS].expand(len(z), 1, -1)], 1)
 
-    def loss(self, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
-        """-log p(x | z) [B] in nats of captions `x` [B, length], exact.
+# %% ../../nbs/nets/04_text.ipynb #3c9671d4
+@patch
+def loss(self: TextDecoder, x: Tensor, z: Tensor, member: Tensor) -> Tensor:
+    """-log p(x | z) [B] in nats of captions `x` [B, length], exact.
 
-        A sum over tokens after the first, up to EOS, the rest is not read; infinite without EOS, or with a
-        special token among the words."""
-        begin = self.begin(z)
-        target = x[:, 1:].masked_fill(~up_to_end(x)[:, 1:], -100)
-        seen = torch.cat([begin, self.lm.get_input_embeddings()(x[:, 1:-1])], 1)
-        said = self.lm(inputs_embeds=seen, use_cache=False).logits[:, begin.shape[1] - 1:]
-        logits = (said + self.direct(z)[:, None]).float().masked_fill(self.barred[1:], -torch.inf)
-        return F.cross_entropy(logits.mT, target, ignore_index=-100, reduction="none").sum(1)
+    A sum over tokens after the first, up to EOS, the rest is not read; infinite without EOS, or with a
+    special token among the words."""
+    begin = self.begin(z)
+    target = x[:, 1:].masked_fill(~up_to_end(x)[:, 1:], -100)
+    seen = torch.cat([begin, self.lm.get_input_embeddings()(x[:, 1:-1])], 1)
+    said = self.lm(inputs_embeds=seen, use_cache=False).logits[:, begin.shape[1] - 1:]
+    logits = (said + self.direct(z)[:, None]).float().masked_fill(self.barred[1:], -torch.inf)
+    return F.cross_entropy(logits.mT, target, ignore_index=-100, reduction="none").sum(1)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        z: Tensor,
-        member: Tensor,
-        temperature: float = 1.0,     # 0 takes the most likely token each time
-        steps=None,                   # the solver options of flow decoders do not apply
-        guidance=None,
-        solver=None,
-    ) -> Tensor:
-        """Captions [B, length] drawn from `p(x | z)` token by token.
+# %% ../../nbs/nets/04_text.ipynb #e6c3cf70
+@patch
+@torch.no_grad()
+def sample(
+    self: TextDecoder,
+    z: Tensor,
+    member: Tensor,
+    temperature: float = 1.0,     # 0 takes the most likely token each time
+    steps=None,                   # the solver options of flow decoders do not apply
+    guidance=None,
+    solver=None,
+) -> Tensor:
+    """Captions [B, length] drawn from `p(x | z)` token by token.
 
-        ValueError for a negative temperature."""
-        temperature = OPTIONS["temperature"](temperature)
-        x = torch.full((len(z), len(self.barred)), PAD, device=z.device)
-        x[:, 0] = BOS
-        said = self.lm(inputs_embeds=self.begin(z), use_cache=True)
-        direct = self.direct(z)
-        for place in range(1, x.shape[1]):
-            logits = (said.logits[:, -1] + direct).float().masked_fill(self.barred[place], -torch.inf)
-            if temperature: token = torch.distributions.Categorical(logits=logits / temperature).sample()
-            else: token = logits.argmax(1)
-            x[:, place] = token.where(~(x == EOS).any(1), PAD)
-            if (x == EOS).any(1).all(): break
-            said = self.lm(token[:, None], past_key_values=said.past_key_values, use_cache=True)
-        return x
+    ValueError for a negative temperature."""
+    temperature = OPTIONS["temperature"](temperature)
+    x = torch.full((len(z), len(self.barred)), PAD, device=z.device)
+    x[:, 0] = BOS
+    said = self.lm(inputs_embeds=self.begin(z), use_cache=True)
+    direct = self.direct(z)
+    for place in range(1, x.shape[1]):
+        logits = (said.logits[:, -1] + direct).float().masked_fill(self.barred[place], -torch.inf)
+        if temperature: token = torch.distributions.Categorical(logits=logits / temperature).sample()
+        else: token = logits.argmax(1)
+        x[:, place] = token.where(~(x == EOS).any(1), PAD)
+        if (x == EOS).any(1).all(): break
+        said = self.lm(token[:, None], past_key_values=said.past_key_values, use_cache=True)
+    return x
 
 # %% ../../nbs/nets/04_text.ipynb #1b8d2d7e
 @dataclass(frozen=True)

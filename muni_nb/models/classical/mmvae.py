@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -62,45 +63,51 @@ class MMVAE(ClassicalVAE):
     def arguments(self) -> dict:
         return {**super().arguments(), "draws": self.draws, "stratified": self.stratified}
 
-    def loss(
-        self,
-        batch: Mapping[str, Tensor],
-        available: Tensor,
-        progress: float = 1.0,
-    ) -> dict[str, Tensor]:
-        """Nats, means over rows.
+# %% ../../../nbs/models/classical/02_mmvae.ipynb #f2234ace
+@patch
+def loss(
+    self: MMVAE,
+    batch: Mapping[str, Tensor],
+    available: Tensor,
+    progress: float = 1.0,
+) -> dict[str, Tensor]:
+    """Nats, means over rows.
 
-        Of each modality; `rate`, ln q - ln p of the draws; and `loss`, minus the bound."""
-        mean, logvar = self.encode(batch, available)
-        drawing = available if self.stratified else single(available)
-        rows, expert = drawing.nonzero(as_tuple=True)
-        share = 1 / torch.bincount(rows, minlength=len(available))[rows]    # of an expert in its row's mean
-        rows = rows.repeat_interleave(self.draws)
-        expert = expert.repeat_interleave(self.draws)
-        deviation = (logvar[rows, expert] / 2).exp()
-        z = mean[rows, expert] + deviation * torch.randn_like(mean[rows, expert])
-        nats = self.nll(self.complete(z, expert), batch, available[rows], rows)
-        rate = self.cost(z, mean, logvar, available, rows, expert)
-        beta = self.beta_at(progress)
-        logw = (-self.weigh(nats, self.label_weight) - beta * rate).view(-1, self.draws)
-        bound = importance_bound(logw, z, beta)
-        return self.terms(nats, available[rows], rate, -(share * bound).sum() / len(available))
+    Of each modality; `rate`, ln q - ln p of the draws; and `loss`, minus the bound."""
+    mean, logvar = self.encode(batch, available)
+    drawing = available if self.stratified else single(available)
+    rows, expert = drawing.nonzero(as_tuple=True)
+    share = 1 / torch.bincount(rows, minlength=len(available))[rows]    # of an expert in its row's mean
+    rows = rows.repeat_interleave(self.draws)
+    expert = expert.repeat_interleave(self.draws)
+    deviation = (logvar[rows, expert] / 2).exp()
+    z = mean[rows, expert] + deviation * torch.randn_like(mean[rows, expert])
+    nats = self.nll(self.complete(z, expert), batch, available[rows], rows)
+    rate = self.cost(z, mean, logvar, available, rows, expert)
+    beta = self.beta_at(progress)
+    logw = (-self.weigh(nats, self.label_weight) - beta * rate).view(-1, self.draws)
+    bound = importance_bound(logw, z, beta)
+    return self.terms(nats, available[rows], rate, -(share * bound).sum() / len(available))
 
-    def complete(self, z: Tensor, expert: Tensor) -> Tensor:
-        """What decoders read, from the draws z [N, D] of each row's `expert` [N].
+# %% ../../../nbs/models/classical/02_mmvae.ipynb #f173a1be
+@patch
+def complete(self: MMVAE, z: Tensor, expert: Tensor) -> Tensor:
+    """What decoders read, from the draws z [N, D] of each row's `expert` [N].
 
-        The draw itself, unless there is more to a latent."""
-        return z
+    The draw itself, unless there is more to a latent."""
+    return z
 
-    def cost(
-        self,
-        z: Tensor,           # [N, D], draws
-        mean: Tensor,        # [B, M, D], of the experts, detached here
-        logvar: Tensor,      # [B, M, D]
-        available: Tensor,   # bool [B, M]
-        rows: Tensor,        # int64 [N], of each draw
-        expert: Tensor,      # int64 [N], that drew it
-    ) -> Tensor:             # [N]
-        "ln q(z | all that the row has) - ln p(z) in nats."
-        mixture = pool(mean.detach(), logvar.detach(), available, self.pooling)
-        return mixture[rows].log_prob(z) - normal_log_prob(z)
+
+@patch
+def cost(
+    self: MMVAE,
+    z: Tensor,           # [N, D], draws
+    mean: Tensor,        # [B, M, D], of the experts, detached here
+    logvar: Tensor,      # [B, M, D]
+    available: Tensor,   # bool [B, M]
+    rows: Tensor,        # int64 [N], of each draw
+    expert: Tensor,      # int64 [N], that drew it
+) -> Tensor:             # [N]
+    "ln q(z | all that the row has) - ln p(z) in nats."
+    mixture = pool(mean.detach(), logvar.detach(), available, self.pooling)
+    return mixture[rows].log_prob(z) - normal_log_prob(z)

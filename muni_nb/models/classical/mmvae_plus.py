@@ -58,17 +58,6 @@ class MMVAEPlus(MMVAE):
         "The shared and the private columns of what experts say, [..., latent]."
         return part.split([self.shared, self.private], -1)
 
-    def complete(self, z: Tensor, expert: Tensor) -> Tensor:
-        """(u, w_1, ..., w_M) [N, shared + M * private] from draws z [N, latent].
-
-        Of each row's `expert` [N] its own w, all others from their auxiliary priors."""
-        u, own = self.split(z)
-        mean, logvar = self.auxiliary["mean"], self.auxiliary["logvar"]
-        w = mean + (logvar / 2).exp() * torch.randn(len(z), *mean.shape, device=z.device)
-        is_own = torch.arange(len(self.names), device=z.device) == expert[:, None]
-        every = torch.where(is_own[..., None], own[:, None], w)
-        return torch.cat([u, every.flatten(1)], 1)
-
     def cost(
         self,
         z: Tensor,
@@ -87,11 +76,26 @@ class MMVAEPlus(MMVAE):
         own = own.log_prob(w)
         return super().cost(u, mean_u, logvar_u, available, rows, expert) + own - normal_log_prob(w)
 
-    def pooled(self, experts: Experts) -> Posterior:
-        "The posterior of u at test time: the mixture of which one expert is picked."
-        mean, _ = self.split(experts.mean)
-        logvar, _ = self.split(experts.logvar)
-        return pool(mean, logvar, experts.mask, self.pooling)
+# %% ../../../nbs/models/classical/05_mmvae_plus.ipynb #30fcd853
+@patch
+def complete(self: MMVAEPlus, z: Tensor, expert: Tensor) -> Tensor:
+    """(u, w_1, ..., w_M) [N, shared + M * private] from draws z [N, latent].
+
+    Of each row's `expert` [N] its own w, all others from their auxiliary priors."""
+    u, own = self.split(z)
+    mean, logvar = self.auxiliary["mean"], self.auxiliary["logvar"]
+    w = mean + (logvar / 2).exp() * torch.randn(len(z), *mean.shape, device=z.device)
+    is_own = torch.arange(len(self.names), device=z.device) == expert[:, None]
+    every = torch.where(is_own[..., None], own[:, None], w)
+    return torch.cat([u, every.flatten(1)], 1)
+
+
+@patch
+def pooled(self: MMVAEPlus, experts: Experts) -> Posterior:
+    "The posterior of u at test time: the mixture of which one expert is picked."
+    mean, _ = self.split(experts.mean)
+    logvar, _ = self.split(experts.logvar)
+    return pool(mean, logvar, experts.mask, self.pooling)
 
 # %% ../../../nbs/models/classical/05_mmvae_plus.ipynb #65a3885f
 @patch

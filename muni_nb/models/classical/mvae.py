@@ -9,6 +9,7 @@ __all__ = ['MVAE']
 from collections.abc import Mapping
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ...data.spec import Spec
@@ -38,39 +39,43 @@ class MVAE(ClassicalVAE):
     def arguments(self) -> dict:
         return {**super().arguments(), "subsets": self.subsets}
 
-    def bounds(self, available: Tensor) -> Tensor:
-        """The subset of each bound of each row, bool [B, 1 + M + subsets, M].
+# %% ../../../nbs/models/classical/01_mvae.ipynb #b9b5401e
+@patch
+def bounds(self: MVAE, available: Tensor) -> Tensor:
+    """The subset of each bound of each row, bool [B, 1 + M + subsets, M].
 
-        An empty one stands for no bound."""
-        several = (available.sum(1) > 1)[:, None, None]
-        singles = torch.eye(len(self.names), dtype=torch.bool, device=available.device)
-        alone = singles & available[:, None] & several
-        if len(self.names) > MOST:                        # the same law, drawn without a list of all
-            some = any_subset(available.repeat_interleave(self.subsets, 0))
-            some = some.view(len(available), self.subsets, len(self.names))
-            return torch.cat([available[:, None], alone, some], 1)
-        every = all_subsets(len(self.names)).to(available.device)
-        possible = (every <= available[:, None]).all(2)[:, None]
-        score = torch.rand(len(available), self.subsets, len(every), device=available.device)
-        some = every[score.masked_fill(~possible, -1.0).argmax(2)] & available[:, None]
+    An empty one stands for no bound."""
+    several = (available.sum(1) > 1)[:, None, None]
+    singles = torch.eye(len(self.names), dtype=torch.bool, device=available.device)
+    alone = singles & available[:, None] & several
+    if len(self.names) > MOST:                        # the same law, drawn without a list of all
+        some = any_subset(available.repeat_interleave(self.subsets, 0))
+        some = some.view(len(available), self.subsets, len(self.names))
         return torch.cat([available[:, None], alone, some], 1)
+    every = all_subsets(len(self.names)).to(available.device)
+    possible = (every <= available[:, None]).all(2)[:, None]
+    score = torch.rand(len(available), self.subsets, len(every), device=available.device)
+    some = every[score.masked_fill(~possible, -1.0).argmax(2)] & available[:, None]
+    return torch.cat([available[:, None], alone, some], 1)
 
-    def loss(
-        self,
-        batch: Mapping[str, Tensor],
-        available: Tensor,
-        progress: float = 1.0,
-    ) -> dict[str, Tensor]:
-        """Nats of each modality, the `rate` and the `loss`.
+# %% ../../../nbs/models/classical/01_mvae.ipynb #e79b736f
+@patch
+def loss(
+    self: MVAE,
+    batch: Mapping[str, Tensor],
+    available: Tensor,
+    progress: float = 1.0,
+) -> dict[str, Tensor]:
+    """Nats of each modality, the `rate` and the `loss`.
 
-        Of modalities and rate means over the bounds that have them; `loss` the sum over the bounds of a row,
-        mean over rows."""
-        mean, logvar = self.encode(batch, available)
-        subset = self.bounds(available)
-        rows, which = subset.any(2).nonzero(as_tuple=True)
-        subset = subset[rows, which]
-        posterior = self.trained(mean[rows], logvar[rows], subset)
-        nats = self.nll(one_draw(posterior), batch, subset, rows)
-        rate = self.prior.rate(posterior)
-        bounds = self.weigh(nats, self.label_weight) + self.beta_at(progress) * rate
-        return self.terms(nats, subset, rate, bounds.sum() / len(available))
+    Of modalities and rate means over the bounds that have them; `loss` the sum over the bounds of a row,
+    mean over rows."""
+    mean, logvar = self.encode(batch, available)
+    subset = self.bounds(available)
+    rows, which = subset.any(2).nonzero(as_tuple=True)
+    subset = subset[rows, which]
+    posterior = self.trained(mean[rows], logvar[rows], subset)
+    nats = self.nll(one_draw(posterior), batch, subset, rows)
+    rate = self.prior.rate(posterior)
+    bounds = self.weigh(nats, self.label_weight) + self.beta_at(progress) * rate
+    return self.terms(nats, subset, rate, bounds.sum() / len(available))
