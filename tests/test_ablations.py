@@ -12,7 +12,7 @@ from muni_nb.experiments.study import Study
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = {     # the presets that compute nothing
     "routing": "long", "detach": "default", "rate": "default", "reference": "default",
-    "peers": "default", "five_views": "default", "one_to_many": "default",
+    "peers": "default", "five_views": "default", "one_to_many": "default", "scenes": "default",
 }
 
 
