@@ -59,7 +59,7 @@ def unreadable(path: str | Path, what: str, why: object, remedy: str) -> FileErr
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
-
+# %% ../nbs/01_files.ipynb #bf1dccc5
 def spoken_bytes(count: float) -> str:
     "A number of bytes as one says it."
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.1f} MB"
@@ -102,7 +102,7 @@ def write_whole(path: str | Path, data: bytes) -> Path:
     with writing(path, len(data)) as file: file.write(data)
     return Path(path)
 
-
+# %% ../nbs/01_files.ipynb #3c166410
 def read_bytes(path: str | Path, what: str, remedy: str) -> bytes:
     "All of a file that is a `what`; FileError with a `remedy` if it cannot be read, or is empty."
     try: data = Path(path).read_bytes()
@@ -147,7 +147,7 @@ def check_version(version: int, path: str | Path) -> None:
         raise NewerFile(f"{path} was written by a newer muni_nb, in version {version} of its form; "
                         f"this one reads up to {VERSION}: update muni_nb")
 
-
+# %% ../nbs/01_files.ipynb #a57db3e4
 def check_seal(data: bytes, path: str | Path, what: str, remedy: str) -> bool:
     "Whether the bytes have a seal; FileError if they are of a newer version, or not those that were written."
     found = SEAL.search(data)
@@ -205,7 +205,7 @@ def write_values(path: str | Path, values: Mapping) -> Path:
     seal = BLANK[:-16] + value_digest(values)
     return write_whole(path, json.dumps({**values, "seal": seal}, indent=1).encode())
 
-
+# %% ../nbs/01_files.ipynb #9b85e2bd
 def read_values(path: str | Path, what: str, remedy: str) -> dict:
     "The values of a JSON file; FileError with a `remedy` if it is missing, damaged, or changed since it was sealed."
     data = read_bytes(path, what, remedy)

@@ -63,7 +63,7 @@ def one_of(value: str, name: str, known: Sequence[str]) -> str:
     if value not in known: raise InputError(f"unknown {name} {value!r}{nearest(value, known)}")
     return str(value)
 
-
+# %% ../nbs/00_gate.ipynb #a08ae2b5
 def several_of(
     values: Iterable[str],
     name: str,
@@ -96,7 +96,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"): return value.tolist()
     raise TypeError(f"and {value!r} is none")
 
-
+# %% ../nbs/00_gate.ipynb #91e7b085
 def in_range(
     value: float,
     name: str,
@@ -121,7 +121,7 @@ def whole(value: Any, name: str, least: int | None = None, most: int | None = No
     in_range(plain, name, least, most, None, None)
     return plain
 
-
+# %% ../nbs/00_gate.ipynb #28efba8a
 def number(value: Any, name: str, least: float | None = None, most: float | None = None, *,
            above: float | None = None, below: float | None = None) -> float:
     "A finite number, of Python, numpy or torch."
@@ -166,7 +166,7 @@ def listed(value: Any, name: str) -> list | tuple:
         raise InputTypeError(f"{name} must be a list or tuple, got {brief(value)}")
     return value
 
-
+# %% ../nbs/00_gate.ipynb #9b63b089
 def gone_through(value: Any) -> Any:
     "A generator, a set of keys and the like as a list; texts, dicts and what cannot be gone through as they are."
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping | list | tuple) else value
@@ -185,7 +185,7 @@ def _tuple(value: Any, members: Sequence, name: str) -> tuple:
         raise InputError(f"{name} must have {len(members)} members, got {brief(value)}")
     return tuple(as_annotated(each, wanted, f"{name}[{i}]") for i, (each, wanted) in enumerate(zip(value, members)))
 
-
+# %% ../nbs/00_gate.ipynb #b7079f01
 def _mapping(value: Any, members: Sequence, name: str) -> Mapping:
     if not hasattr(value, "keys") or not hasattr(value, "items"):
         raise InputTypeError(f"{name} must be a dict {{name: value}}, got {brief(value)}")
@@ -197,7 +197,7 @@ def _mapping(value: Any, members: Sequence, name: str) -> Mapping:
     held = {key: as_annotated(each, members[1], f"{name}[{key!r}]") for key, each in value.items()}
     return value if all(held[key] is value[key] for key in held) else held
 
-
+# %% ../nbs/00_gate.ipynb #4119e907
 def _either(value: Any, members: Sequence, name: str) -> Any:
     if value is None and type(None) in members: return None
     kinds = [each for each in members if each is not type(None)]
@@ -241,7 +241,7 @@ def held_arguments(function: Callable, named: Mapping) -> dict:
     except TypeError as error: raise misfit(function, signature, named, error) from None
     return {name: as_annotated(value, hints.get(name, object), name) for name, value in named.items()}
 
-
+# %% ../nbs/00_gate.ipynb #d1252eb7
 def typed(function: Callable) -> Callable:
     "The same function; its arguments are held to their annotations, see `as_annotated`."
     signature = inspect.signature(function)
@@ -284,7 +284,7 @@ def _native(dtype: np.dtype) -> np.dtype:
     if dtype.kind == "u" and dtype.itemsize > 1: return np.dtype(np.int64)
     return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
 
-
+# %% ../nbs/00_gate.ipynb #574e58e7
 def mask_of(values: Any, name: str, shape: Sequence[int], single: bool = True) -> Tensor:
     "Booleans, or zeros and ones, as a bool tensor of a `shape`; a `single` one stands for all."
     want = f"booleans [{', '.join(map(str, shape))}]"
@@ -295,7 +295,7 @@ def mask_of(values: Any, name: str, shape: Sequence[int], single: bool = True) -
         raise InputError(f"{name}: want {want}, got other numbers than 0 and 1")
     return mask.bool().expand(tuple(shape))
 
-
+# %% ../nbs/00_gate.ipynb #94367fd9
 def json_of(value: Any, name: str) -> Any:
     """`value` as JSON can write it, its numbers Python's; tuples stay.
 
@@ -336,7 +336,7 @@ def device_of(device: Any) -> str:
                          f"always there") from error
     return str(device)
 
-
+# %% ../nbs/00_gate.ipynb #39b66a25
 def place(folder: str | Path, name: str = "folder") -> Path:
     "A folder to write into, `~` being the home folder; InputError if it is empty, or a file stands there."
     path = path_of(folder, name)

@@ -119,7 +119,7 @@ class Modality:
     restore: Callable[[Tensor], object]        # values, as rows hold or models draw them -> as the column has them
     scale: dict | None = None                  # what it was standardised by, as JSON values
 
-
+# %% ../../nbs/data/06_own.ipynb #106b7f19
 def picture(name: str, values: np.ndarray) -> Modality:
     "Pictures [N, H, W], [N, H, W, C] or [N, C, H, W]."
     shape = values.shape[1:]
@@ -145,7 +145,7 @@ def picture(name: str, values: np.ndarray) -> Modality:
     spec = Spec(name, "image", to(values[:1]).shape[1:])
     return Modality(spec, convert, lambda x: back(KINDS["image"].stored(x).numpy(force=True)))
 
-
+# %% ../../nbs/data/06_own.ipynb #2a228380
 def label(name: str, values: np.ndarray, present: np.ndarray) -> Modality:
     "Labels [N], whole numbers from 0 on. ValueError if they are none."
     known = values[present]
@@ -175,7 +175,7 @@ def moments(values: np.ndarray, number: np.ndarray, each: bool) -> tuple[np.ndar
     deviation = np.sqrt(np.maximum(square / count - mean**2, 0))
     return centre + mean, np.where(deviation > 1e-12 * np.abs(centre + mean), deviation, 1.0)
 
-
+# %% ../../nbs/data/06_own.ipynb #59a77351
 def standardised(name: str, kind: str, values: np.ndarray, train: np.ndarray) -> Modality:
     "Features [N, F] or [N], or log-mels [N, mels, frames], by the moments of rows `train`."
     flat = values.ndim == 1
@@ -204,7 +204,7 @@ def split(caption: str) -> list[str]:
     "The words of a caption, and its marks."
     return re.findall(r"\w+|[^\w\s]", caption.lower())
 
-
+# %% ../../nbs/data/06_own.ipynb #40449d13
 @dataclass(frozen=True)
 class Words:
     "A vocabulary: captions to token ids, and back."
@@ -237,7 +237,7 @@ class Words:
         spoken = [" ".join(self.words[i] for i in row if i not in (PAD, BOS)) for row in rows]
         return [re.sub(r" (?=[,.;:!?])", "", line) for line in spoken]
 
-
+# %% ../../nbs/data/06_own.ipynb #b9cceb07
 def caption(name: str, values: np.ndarray, words: Words, length: int) -> Modality:
     "Captions [N] in a vocabulary, `length` tokens at most."
     if values.dtype.kind != "O": raise ValueError(f"{name}: captions of type {values.dtype}: want strings")
@@ -299,7 +299,7 @@ def attributes_of(attributes, labels: Mapping[str, Tensor], n: int) -> dict[str,
         raise ValueError(f"attribute {a!r} is no column of labels{remedy}")
     return {a: labels[a] for a in names}
 
-
+# %% ../../nbs/data/06_own.ipynb #2911fe54
 def unknown(values: Tensor, present: np.ndarray) -> Tensor:
     "Labels [N], -1 where they are not there."
     return torch.where(torch.from_numpy(present), values, -1)
@@ -312,7 +312,7 @@ def check_lengths(lengths: Mapping[str, int]) -> None:
         raise ValueError(f"numbers of rows differ ({told}): want one value a row, "
                          "None where there is nothing")
 
-
+# %% ../../nbs/data/06_own.ipynb #f162ebf8
 def carried_by(carries, specs: Mapping[str, Spec], attributes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """{modality: the attributes it carries}: a label itself, a view what `carries` says of it, or all.
 
@@ -332,7 +332,7 @@ def carried_by(carries, specs: Mapping[str, Spec], attributes: Sequence[str]) ->
                          f"attribute out")
     return found
 
-
+# %% ../../nbs/data/06_own.ipynb #0085b853
 def check_carries(said: Mapping[str, Sequence[str]], specs: Mapping[str, Spec], attributes: Sequence[str]) -> None:
     "ValueError, with the nearest, for a modality or an attribute that is none."
     for k, names in said.items():
@@ -368,7 +368,7 @@ def divided(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(n)
     return np.sort(order[test:]), np.sort(order[:test])
 
-
+# %% ../../nbs/data/06_own.ipynb #da7544de
 def check_names(columns: Mapping, kinds: Mapping[str, str], *others: Mapping | None) -> None:
     "ValueError for a name that cannot be one, for a word about a column that is none, or an unknown kind."
     if not len(columns): raise InputError("there is no column: want {name: values}")
@@ -455,7 +455,7 @@ def from_arrays(
     config["vocabulary"] = list(words.words) if words else []
     return replace(bench, config=config, decode=words and words.decode, reads=dict(reads or {}))
 
-
+# %% ../../nbs/data/06_own.ipynb #6ad80b6c
 def assembled(
     name: str,
     table: Columns,
@@ -545,7 +545,7 @@ def read_wave(path: Path, size: tuple[int, int] | None, sound: Sound) -> np.ndar
     wave, rate = read_samples(path)
     return sound.log_mels(torch.from_numpy(wave), rate).numpy()
 
-
+# %% ../../nbs/data/06_own.ipynb #2b849c0b
 def read_array(path: Path, size: tuple[int, int] | None, sound: Sound) -> np.ndarray:
     "An npy file."
     return np.load(path)
@@ -577,7 +577,7 @@ def names_files(cells: Sequence) -> bool:
     known = [cell for cell in cells if not missing(cell)]
     return bool(known) and all(isinstance(cell, str) and Path(cell).suffix.lower() in READERS for cell in known)
 
-
+# %% ../../nbs/data/06_own.ipynb #c387e099
 @dataclass(frozen=True)
 class Files:
     "The files that a column names, and how they are decoded."
@@ -640,7 +640,7 @@ def stamp(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
-
+# %% ../../nbs/data/06_own.ipynb #9c7e98dc
 def write_rows(file: BinaryIO, files: Files, shape: tuple[int, ...]) -> None:
     "What files hold, one after another, as an npy file of an array of this shape."
     kind = files.first.dtype

@@ -47,7 +47,7 @@ def kept(held_out: float) -> int:
         raise InputError(f"held_out is {brief(held_out)}: want a share of the cells from 0 to 0.5")
     return len(CELLS) - round(held_out * len(CELLS))
 
-
+# %% ../../nbs/data/05_scenes.ipynb #ee0ffc37
 def factors_of(index, split: str, held_out: float = 0.0) -> dict[str, Tensor]:
     """The attributes of the rows `index` of "train", "test" or "judge": attribute -> int64 [N].
 
@@ -187,7 +187,7 @@ def parse(caption: str | Sequence[int] | Tensor) -> dict[str, int] | None:
     if said["kind"].endswith("s") != several: return None
     return {k: MEANING[k][said[k]] for k in LEXICON}
 
-
+# %% ../../nbs/data/05_scenes.ipynb #1ef04514
 def read_captions(ids: Tensor) -> dict[str, Tensor]:
     "What captions, token ids [N, L], state: factor -> int64 [N], -1 where `parse` finds none."
     invalid = dict.fromkeys(LEXICON, -1)
@@ -237,7 +237,7 @@ def clock(x, y):
     hands = bar(x, y, 0, -0.5, 0.12), bar(x, y, 0.35, 0.2, 0.12)
     return torch.stack([ring, *hands]).amin(0)
 
-
+# %% ../../nbs/data/05_scenes.ipynb #f57ffbc6
 def flute(x, y):
     return bar(x + 0.68, y - 0.68, 1.36, -1.36, 0.2)
 
@@ -318,7 +318,7 @@ def place_icons(factors: dict[str, Tensor], u: dict[str, Tensor], turn: Tensor) 
     total = turn.new_zeros(n, 2).index_add_(0, row, centre)
     return cover, total / (32 * (factors["count"] + 1)[:, None])
 
-
+# %% ../../nbs/data/05_scenes.ipynb #74caa874
 def draw_image(factors: dict[str, Tensor], u: Tensor, noise: Tensor) -> dict[str, Tensor]:
     """Pictures uint8 [N, 3, 32, 32], under "image", and their private factors.
 
@@ -384,7 +384,7 @@ def toot(f, t):
     vibrato = 0.03 * f / 6 * (12 * math.pi * t).sin()
     return (2 * math.pi * f * t + vibrato).sin() * fade(t, 0.06, 0.06)
 
-
+# %% ../../nbs/data/05_scenes.ipynb #44783f52
 def wail(f, t):
     return sweep(2 * f, t, 0.35, 0.26) * fade(t, 0.02, 0.03)
 
@@ -463,7 +463,7 @@ def mel() -> torchaudio.transforms.MelSpectrogram:
     made = torchaudio.transforms.MelSpectrogram(RATE, n_fft=512, hop_length=250, f_min=40, f_max=4000, n_mels=32)
     return made.double()
 
-
+# %% ../../nbs/data/05_scenes.ipynb #641c449e
 def log_mel(wave: Tensor, rate: int = RATE) -> Tensor:
     """Standardised log-mels float32 [N, 32, 64], low bands first, of waveforms [N, 16000] at 8 kHz.
 
@@ -511,7 +511,7 @@ def observed(u: Tensor, availability: str) -> Tensor:
     edges = torch.tensor(MIXTURES[availability], dtype=u.dtype).cumsum(0)
     return SEEN[torch.bucketize(u, edges[:-1] / edges[-1], right=True)]
 
-
+# %% ../../nbs/data/05_scenes.ipynb #db10e473
 def numbers(index, split: str, seed: int) -> dict[str, Tensor]:
     "The uniforms of the rows `index`: what they are for -> [N, ...]."
     widths = list(WIDTHS.values())

@@ -131,7 +131,7 @@ def rendered(
     made = {k: render[k](v) if k in render else v for k, v in values.items()}
     return made, {k: render[k].spec if k in render else specs[k] for k in values}
 
-
+# %% ../../nbs/data/00_spec.ipynb #9fa6c9b2
 def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[Tensor], list[str]] | None = None,
               render: Mapping[str, Callable[[Tensor], Tensor]] = {}):
     """Draws `rows`, one column a row titled with its attributes, its captions below; returns the axes.
@@ -202,14 +202,14 @@ def check_column(spec: Spec, values, there: Tensor) -> None:
         except InputError: raise first_fault(spec, values, some.tolist()) from None
     if all(doubts): raise InputError(f"{spec.name}: {doubts[0]}")
 
-
+# %% ../../nbs/data/00_spec.ipynb #f5614157
 def first_fault(spec: Spec, values, rows: Sequence[int]) -> InputError:
     "What is wrong with the first of the `rows` that is not what its spec says."
     for i in rows:
         try: spec.prepare(values[i:i + 1], sure=True)
         except InputError as error: return InputError(f"{error} (row {i})")
 
-
+# %% ../../nbs/data/00_spec.ipynb #ee0a9bfb
 def as_specified(part: str, rows: Rows, bench: "Benchmark") -> Rows:
     """The "train" or "test" rows of a benchmark, columns in the order of its specs.
 
@@ -242,7 +242,7 @@ def as_specified(part: str, rows: Rows, bench: "Benchmark") -> Rows:
     vars(rows)["checked"] = specs          # not again when other fields are replaced
     return rows
 
-
+# %% ../../nbs/data/00_spec.ipynb #a36dfd90
 def after(truth: "Truth | None", change: Callable[[Rows], Rows]) -> "Truth | None":
     "A truth whose rows are changed so."
     then = lambda f: f and (lambda *arguments, **named: change(f(*arguments, **named)))
@@ -386,7 +386,7 @@ def complete(self: Benchmark, rows: Rows, most: int | None = None) -> Rows:
     With a truth, all are."""
     return rows.select(self.observed(rows, self.specs, self.attributes, most))
 
-
+# %% ../../nbs/data/00_spec.ipynb #bfb1f55a
 @patch
 def codes(self: Benchmark, attributes: Sequence[str]) -> Tensor:
     """Some attributes as one number below the product of their numbers of values.

@@ -184,7 +184,7 @@ def train_pair(
         schedule.step()
     net.eval().requires_grad_(False)
 
-
+# %% ../../nbs/evaluation/06_alignment.ipynb #90309a3c
 def begin_as(net: nn.Module, other: nn.Module) -> None:
     "Give `net` the weights of the same names in `other`."
     weights = other.state_dict()

@@ -122,7 +122,7 @@ def hits_of(
         if len(mine) == len(bench.attributes): hits[m, "both"] = hits[m, "strict"]
     return hits
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #d8a1fcf4
 def agreement_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[float, float]]:
     """{attribute or "both": (all modalities agree, mean pairwise agreement of the views)}, fractions.
 
@@ -271,7 +271,7 @@ def unlike_draws(bench: Benchmark, drawn: Mapping[str, Tensor], keep: int) -> xr
         ds[f"drawn_{k}"] = ("draw", *axes), stored, attrs
     return ds
 
-
+# %% ../../nbs/evaluation/02_coherence.ipynb #227a80d8
 def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Tensor]], keep: int = 8) -> xr.Dataset:
     """The first `keep` rows of `draws`, to look at.
 

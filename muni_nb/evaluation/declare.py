@@ -39,7 +39,7 @@ def carried(ds: xr.Dataset, modalities: Sequence[str]) -> xr.DataArray | None:
         return shown.reindex(modality=modalities, fill_value=False)
     return None
 
-
+# %% ../../nbs/evaluation/00_declare.ipynb #56b81d32
 def with_axes(ds: xr.Dataset) -> xr.Dataset:
     """A dataset of `evaluate`, or a gathered one, with its axes as coordinates.
 
@@ -81,7 +81,7 @@ def with_both(ds: xr.Dataset) -> list[str]:
     attributes = attributes_of(ds)
     return [*attributes, "both"] if len(attributes) > 1 else attributes
 
-
+# %% ../../nbs/evaluation/00_declare.ipynb #746d7c14
 def not_carried(ds: xr.Dataset, given: str) -> list[str]:
     "The attributes that a modality does not carry."
     attributes = attributes_of(ds)

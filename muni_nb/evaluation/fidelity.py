@@ -114,7 +114,7 @@ def some_of(bench: Benchmark, name: str, n: int, seed: int = 0) -> Tensor:
     order = torch.randperm(len(number), generator=torch.Generator().manual_seed(seed))
     return bench.train.values[name][number[order[:n]]]
 
-
+# %% ../../nbs/evaluation/05_fidelity.ipynb #6b324fa6
 def leaning(bench: Benchmark, pictures: Mapping[str, Tensor], block: int = 4096) -> dict[str, Tensor]:
     """Whose neighbours pictures are: 1 nearer to a training row, -1 to an unseen one, 0 neither, {view: [N]}.
 

@@ -134,7 +134,7 @@ def ais_scorer(clip: Scorer, rate: int = 16_000, device: str = "cpu") -> Scorer:
 
     return Scorer({"image": clip.reads["image"], "audio": audio}, f"wav2clip and {clip.source}")
 
-
+# %% ../../nbs/evaluation/10_frozen_scorers.ipynb #dccc91b8
 def fid_scorer(device: str = "cpu") -> Scorer:
     "InceptionV3 with the weights of the original FID (pytorch-fid, Apache-2.0): 2048 numbers a picture."
     inception = package("pytorch_fid.inception", "pip install 'muni_nb[real]'")
@@ -151,7 +151,7 @@ def fid_scorer(device: str = "cpu") -> Scorer:
 
     return Scorer({"image": image}, "pytorch-fid, pt_inception-2015-12-05")
 
-
+# %% ../../nbs/evaluation/10_frozen_scorers.ipynb #c78b25f8
 def fad_scorer(rate: int = 16_000, device: str = "cpu") -> Scorer:
     """VGGish (Apache-2.0) before its last activation: 128 numbers for each 0.96 s of sounds of `rate` Hz.
 

@@ -132,7 +132,7 @@ def rates(model, bench: Benchmark, held, n: int, given: Sequence[tuple[str, ...]
     }, coords={"given": [route_name(g) for g in given]})
     return ds if bench.attributes else ds.drop_vars("rate_minimal")
 
-
+# %% ../../nbs/evaluation/04_minimality.ipynb #6a7fb3c9
 def leaks(
     model,
     bench: Benchmark,

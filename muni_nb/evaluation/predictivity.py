@@ -78,7 +78,7 @@ def fit_probes(
         for p, best in zip(probes.parameters(), kept): p.data.copy_(best)
     return probes.eval().requires_grad_(False)
 
-
+# %% ../../nbs/evaluation/03_predictivity.ipynb #adca8d44
 def cross_entropy(logp: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     "Nats: cross-entropy [P] of log-probabilities [P, N, K] against labels [N], and its standard error [P]."
     each = -logp.gather(2, label.expand(len(logp), -1)[..., None])[..., 0].double()
@@ -258,7 +258,7 @@ def number_figures(ds: xr.Dataset) -> list[Figure]:
                               chance="accuracy_chance", real="accuracy_real", counted=True))
     return figures
 
-
+# %% ../../nbs/evaluation/03_predictivity.ipynb #7a163c68
 def factor_figures(ds: xr.Dataset) -> list[Figure]:
     """What modalities that differ show of each other.
 

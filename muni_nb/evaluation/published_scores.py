@@ -40,7 +40,7 @@ def rendered(renderers: Renderers, values: Mapping[str, Tensor], seed: int) -> d
     "What people see of values by modality."
     return {k: renderers[k](x, seed=seed) if k in renderers else x for k, x in values.items()}
 
-
+# %% ../../nbs/evaluation/12_published_scores.ipynb #f715208d
 def drawn_parts(
     model,
     task: Task,
@@ -65,7 +65,7 @@ def real_parts(rows: Population, n: int, chunk: int) -> Iterator[dict[str, Seque
     "The real rows, a piece at a time."
     for part in pieces(n, chunk): yield {k: v[part] for k, v in rows.real.items()}
 
-
+# %% ../../nbs/evaluation/12_published_scores.ipynb #d7d01a7a
 def ceiling_parts(
     rows: Population, n: int, renderers: Renderers, seed: int, chunk: int) -> Iterator[dict[str, Sequence]]:
     "What renderers make of real features, a piece at a time; of modalities that have one."
@@ -98,7 +98,7 @@ def floor_of(score: str, task: Task, real: Vectors) -> float:
     if score in PAIRS: return shuffled_score(score, *sides)
     return scored(score, sides[0][1:] + sides[0][:1], sides[0])
 
-
+# %% ../../nbs/evaluation/12_published_scores.ipynb #e0481557
 def real_score(score: str, task: Task, real: Vectors) -> float:
     "A score of real rows; NaN for CIDEr, as a row has one true caption."
     sides = sides_of(score, task, real, real)
@@ -250,7 +250,7 @@ def published_evaluation(
     print(f"{bench.name}, left out: {spoken_reasons(plan.left_out)}")
     return ds.assign_attrs(tasks_left_out=json.dumps(plan.left_out, ensure_ascii=False))
 
-
+# %% ../../nbs/evaluation/12_published_scores.ipynb #559e5daa
 def spoken_reasons(left_out: Mapping[str, str]) -> str:
     "What is left out, by reason."
     by_reason: dict[str, list[str]] = {}

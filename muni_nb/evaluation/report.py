@@ -62,7 +62,7 @@ def few(bench: Benchmark, rows: Rows) -> str:
     if bench.truth or found >= LEAST: return ""
     return f"only {found} of {len(rows):,} rows have every modality and attribute, want {LEAST}"
 
-
+# %% ../../nbs/evaluation/07_report.ipynb #acd287e2
 def many(bench: Benchmark) -> str:
     "Why not every given set is probed and priced; empty if each is."
     sets = 2 ** len(bench.specs) - 1
@@ -198,7 +198,7 @@ def routes_of(model, bench: Benchmark, wanted: Iterable[Sequence[str]] | None) -
             raise InputError(f"route {route_name(g)}: this model cannot be given {unread[0]!r}")
     return routes
 
-
+# %% ../../nbs/evaluation/07_report.ipynb #9bbf722e
 def strengths_of(guidance: float | Sequence[float]) -> tuple[list[float], bool]:
     "Strengths of guidance, and whether they are several."
     plain = scalar(guidance)
@@ -208,7 +208,7 @@ def strengths_of(guidance: float | Sequence[float]) -> tuple[list[float], bool]:
     if not strengths: raise InputError("guidance is empty: want one or more numbers")
     return strengths, True
 
-
+# %% ../../nbs/evaluation/07_report.ipynb #cba8f708
 def check_evaluation(
     model,
     bench: Benchmark,
@@ -243,7 +243,7 @@ def check_evaluation(
     whole(probe_steps, "probe_steps", least=1)
     if per_class: whole(per_class, "per_class, 0 for none,", least=ROWS)
 
-
+# %% ../../nbs/evaluation/07_report.ipynb #02ec6a2b
 def in_order(ds: xr.Dataset, axis: str, names: Sequence[str]) -> xr.Dataset:
     "The dataset with these labels of an axis first, in this order, as far as it has them."
     if axis not in ds.coords: return ds
@@ -268,7 +268,7 @@ def judge_inside(model, bench: Benchmark, rows: int, per_class: int, probe_steps
         parts.append(judge_latents(model, bench, rows, per_class, probe_steps))
     return parts
 
-
+# %% ../../nbs/evaluation/07_report.ipynb #1d4ee347
 def arranged(
     ds: xr.Dataset,
     bench: Benchmark,

@@ -57,7 +57,7 @@ TASKS = {task.name: task for task in (
     Task(("audio",), ("text", "image"), TRIPLETS, 975, ("clip",)),
     Task((), ("image", "text", "audio"), TRIPLETS, 1000, ("clip", "clap", "ais")))}
 
-
+# %% ../../nbs/evaluation/11_tasks.ipynb #666e0460
 def figure_name(task: str, score: str) -> str:
     "What tables call a score of a task."
     return f"{task}: {CALLED[score]}"
@@ -108,7 +108,7 @@ def waveform_of(path: Path, rate: int, seconds: float) -> Tensor:
     wave = resample(torch.from_numpy(wave).float(), own, rate)[:round(seconds * rate)]
     return F.pad(wave, (0, round(seconds * rate) - len(wave)))
 
-
+# %% ../../nbs/evaluation/11_tasks.ipynb #b7502bac
 def cached_population(
     bench: Benchmark,                # of `from_cache`
     cache: str | Path,

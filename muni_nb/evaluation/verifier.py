@@ -82,7 +82,7 @@ def carried(bench: Benchmark, name: str) -> dict[str, int]:
     "The attributes that modality `name` carries, with their numbers of values."
     return {a: n for a, n in bench.attributes.items() if a in bench.carries[name]}
 
-
+# %% ../../nbs/evaluation/01_verifier.ipynb #039deec0
 def exact_readers(bench: Benchmark) -> dict[str, Exact]:
     "Readers of the modalities that need no verifier: labels, and what the benchmark itself can read."
     labels = {k: Exact(lambda x, shown=bench.carries[k]: dict.fromkeys(shown, x)) for k in bench.labels}
@@ -184,7 +184,7 @@ def unlearnable(bench: Benchmark, name: str) -> str:
     there = bench.train.available[bench.observed(bench.train, [name], bench.carries[name])]
     return "" if len(there) else f"{name}: no train row has it with {', '.join(bench.carries[name])}"
 
-
+# %% ../../nbs/evaluation/01_verifier.ipynb #f98851f7
 @torch.no_grad()
 def unread(bench: Benchmark, name: str, rows: int = 1000, width: int = 48) -> Verifier | Exact:
     """What stands for the verifier of a modality that shows no attribute.
@@ -254,7 +254,7 @@ def write_judge(path: Path, who: dict, state: Mapping[str, Tensor]) -> None:
     halved = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     write_state(path, halved, {"who": who, "sha256": checksum(halved)})
 
-
+# %% ../../nbs/evaluation/01_verifier.ipynb #9aa19aca
 def read_judge(path: Path, who: dict) -> dict[str, Tensor]:
     """The state of `write_judge`.
 
@@ -283,7 +283,7 @@ def cached(folder: str | Path | None, who: dict, train: Callable[[], dict[str, T
         if not path.exists(): write_judge(path, who, train())
     return read_judge(path, who)
 
-
+# %% ../../nbs/evaluation/01_verifier.ipynb #7973c4d8
 def judge_for(
     bench: Benchmark,
     folder: str | Path | None = "results/verifiers",     # None: verifiers are not written

@@ -41,7 +41,7 @@ def kept_model(run: Run, kept: Path, device: str) -> tuple[torch.nn.Module, xr.D
     except NewerFile: raise
     except FileError as error: say(f"{run.name}: its model is trained anew, as {what_is_wrong(error)}")
 
-
+# %% ../../nbs/experiments/03_execute.ipynb #cc308b59
 def trained(
     run: Run,
     folder: str | Path,
@@ -89,7 +89,7 @@ def versions_of() -> dict[str, str]:
     "Of this package, which need not be installed, and of those that decide numbers."
     return {"muni_nb": __version__, **{name: version(name) for name in ("torch", "numpy", "xarray", "scikit-learn")}}
 
-
+# %% ../../nbs/experiments/03_execute.ipynb #bacf26b3
 def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     versions = versions_of()                                         # before the work
     bench = bench_of(run.bench)

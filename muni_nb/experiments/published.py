@@ -245,7 +245,7 @@ def _cell_of(ds: xr.Dataset, variable: str, name: str) -> xr.DataArray:
     task, _, measure = name.rpartition(": ")
     return ds[variable].sel(task=task, measure=measure)
 
-
+# %% ../../nbs/experiments/03_published.ipynb #0d303ecb
 def task_table(ds: xr.Dataset, figures: Sequence[str] | None = None) -> pd.DataFrame:
     """Methods by figure of the published tasks, as text, and what the figures are read against.
 
@@ -284,7 +284,7 @@ def in_print(published: pd.DataFrame) -> pd.DataFrame:
     "A published table of tasks as text."
     return published.map(lambda value: UNSUPPORTED if np.isnan(value) else f"{value:.2f}")
 
-
+# %% ../../nbs/experiments/03_published.ipynb #fb5f7715
 def beside(ds: xr.Dataset, published: pd.DataFrame) -> pd.DataFrame:
     """Our `task_table` of the figures of a published table, above the published rows where conditions allow.
 

@@ -68,7 +68,7 @@ def stacked(
         values[(i, *place)] = one.set_dims({dim: one.sizes.get(dim, 1) for dim in dims}).values[()]
     return xr.Variable(["run", *dims], values.astype(str) if words else values)
 
-
+# %% ../../nbs/experiments/02_records.ipynb #26e7bf39
 def pack(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     "Datasets as one, along the dimension `run`; `unpack` gives each of them back."
     for ds in datasets:

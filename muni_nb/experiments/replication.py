@@ -53,7 +53,7 @@ def replication(own: xr.Dataset, records: xr.Dataset, level: float = 0.95) -> pd
             "inside": low <= value <= high})
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/experiments/05_replication.ipynb #7fc3028f
 def disagreements(frame: pd.DataFrame) -> str:
     "The rows of `replication` in words (markdown): how many were compared, and each that lies outside."
     if frame.empty: return "There are no records of these runs to compare with."

@@ -160,7 +160,7 @@ def _digest_of_rows(builder: Callable[..., Benchmark], labels: bool, arguments: 
     bench = _made(builder, labels, arguments)
     return digest({"config": bench.config, "train": bench.train.digest, "test": bench.test.digest})
 
-
+# %% ../../nbs/experiments/00_run.ipynb #498c7ac2
 def rows_of(arguments: Mapping) -> dict[str, str]:
     "What an identity says of a benchmark's rows: nothing of ours, of another's a digest, whatever its arguments say."
     if named(arguments.get("benchmark", "quadrant_digits"), BENCHMARKS, "benchmark") in OURS: return {}
@@ -177,6 +177,7 @@ def _changed(value) -> dict:
     Only they enter an identity: a field added later leaves old runs valid."""
     return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
 
+# %% ../../nbs/experiments/00_run.ipynb #84a3039c
 @dataclass(frozen=True)
 class Run:
     "One cell of a sweep at one seed. Its arguments are checked, and those at their defaults dropped, when it is made."

@@ -80,7 +80,7 @@ def digests(path: Path) -> dict[str, int]:
     "The runs that a study's file holds: where along `run` each stands, by its digest."
     return _digests(path, path.stat().st_mtime_ns)
 
-
+# %% ../../nbs/experiments/02_store.ipynb #25e8df30
 @lru_cache(maxsize=32)
 def _figures(path: Path, changed: int) -> xr.Dataset:
     return read_result(path)
@@ -103,7 +103,7 @@ def held(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
     named = zip(digests(path), figures["cell"].values, figures["seed"].values)
     return {digest: (str(cell), int(seed), recorded(path, digest)) for digest, cell, seed in named}
 
-
+# %% ../../nbs/experiments/02_store.ipynb #0aa1da43
 def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], anew: bool = False) -> None:
     """Keep `results`, one for each of `runs`, in the study's file `path` and the one beside it.
 
@@ -145,7 +145,7 @@ def read(run: Run, *places: str | Path) -> xr.Dataset:
     if path is None: raise ValueError(f"{run.name} is not finished in {', '.join(map(str, places))}")
     return read_result(path) if OF_ONE_RUN.fullmatch(path.name) else recorded(path, run.digest)
 
-
+# %% ../../nbs/experiments/02_store.ipynb #230045d4
 def check_comparable(runs: Sequence[Run]) -> None:
     "ValueError if a cell and seed occur twice, or if the runs are not judged alike (routes may differ)."
     if len({(run.cell, run.seed) for run in runs}) < len(runs):
@@ -160,7 +160,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
 SHARED = (   # attributes that runs may have in common
     "evaluation_rows", "decoder_steps", "versions", "device", "training_precision", "evaluation_precision")
 
-
+# %% ../../nbs/experiments/02_store.ipynb #4ae35981
 def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
     """The finished ones of `runs` as one dataset over (cell, seed), cells in their order; ValueError if there is none.
 

@@ -191,7 +191,7 @@ def stem(self: Study) -> str:
     digests = "".join(sorted(self.swept))
     return f"{self.name}-{self.preset}-{hashlib.sha256(digests.encode()).hexdigest()[:6]}"
 
-
+# %% ../../nbs/experiments/05_study.ipynb #0fa8b605
 @patch
 def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
     """Keep a gathered dataset in `gathered/` among the results; to publish, also where README reads it.
@@ -214,7 +214,7 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
                 "-p publish True writes these")
     return path
 
-
+# %% ../../nbs/experiments/05_study.ipynb #ecdb0fdd
 @patch(as_prop=True)
 def on_record(self: Study) -> bool:
     "Whether all runs that were asked for are records."

@@ -65,7 +65,7 @@ def pictures_of(model, run: Run) -> int:
     routes = run.evaluation.get("routes") or published_routes(bench_of(run.bench))
     return sum(name not in given for given in routes for name in model.guided)
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #b6d7d4c4
 def rehearse_cost(run: Run, device: str = "cpu") -> Cost:
     "Time a few steps of a run and some of its draws. Nothing is kept."
     bench = bench_of(run.bench)
@@ -89,7 +89,7 @@ def rehearse_cost(run: Run, device: str = "cpu") -> Cost:
         judging = BESIDES_DRAWING * one * solver_steps * rows * pictures_of(model, run) * strengths
     return Cost(step * run.recipe.steps, judging, checkpoint_bytes(model))
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #91ded126
 def will_be_written(costs: Sequence[Cost], workers: int) -> int:
     "How many bytes runs leave behind, models and results, with the checkpoints of those in flight, about."
     left = sum(cost.checkpoint // 4 + RESULT_BYTES for cost in costs)
@@ -137,7 +137,7 @@ def work(run: Run, folder: str | Path, device: str = "cpu", tell: Callable[..., 
     try: return find(run, folder) or execute(run, folder, device)
     finally: send_progress(None)
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #df321699
 def threads_for(workers: int) -> int:
     "How many threads each of so many workers takes: its share of our processors, no more than OMP_NUM_THREADS."
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -161,7 +161,7 @@ class Pool(ProcessPoolExecutor):
         except BrokenProcessPool as error: return failed_future(error)
         finally: self.members = list((self._processes or {}).values()) or self.members
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #a3456436
 def failed_future(error: BaseException) -> Future:
     future = Future()
     future.set_exception(error)
@@ -244,7 +244,7 @@ class Team:
 class WorkerDied(RuntimeError):
     "A run's process ended, and not by an error that it could tell."
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #4b048bc8
 def died(pool: Pool) -> WorkerDied:
     "What to tell of a run whose process ended, when it was tried once more and alone in this pool."
     pool.shutdown()
@@ -279,7 +279,7 @@ def costs_of(todo: dict[str, Run], team: Team, workers: int, device: str) -> dic
     found = {kind: max(map(cost, futures), key=lambda cost: cost.all) for kind, futures in timed.items()}
     return {name: found[kind_of(run)] for name, run in todo.items()}
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #0d1febfd
 def places_of(records: str | Path | Sequence[str | Path]) -> list[Path]:
     "Where records are: folders, or studies' files, that exist."
     if isinstance(records, str | os.PathLike): records = [records]
@@ -320,7 +320,7 @@ def outcomes(todo: dict[str, Run], pool: Executor, folder: Path, device: str, bo
         while said is not None and not said.empty(): board.tell(said.get())
         for future in ended: yield waiting[future], future.exception()
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #2eceffc2
 def persevered(todo: dict[str, Run], team: Team, folder: Path, device: str, board: Board) -> Iterator[Outcome]:
     "The outcome of each run as it ends; those that a dying worker takes along are made in another pool."
     waiting = dict(todo)
@@ -380,7 +380,7 @@ def sweep(
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, the others are kept: {failures}")
     return gather(runs, *folders)
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #aac7b169
 def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
@@ -396,7 +396,7 @@ def checked_runs(runs: Sequence[Run]) -> list[Run]:
     check_comparable(runs)
     return runs
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #c7ae680e
 def carry_out(
     todo: dict[str, Run],
     costs: dict[str, Cost],

@@ -63,7 +63,7 @@ def headline(
     if not held: raise ValueError(f"the dataset holds none of these {len(named)} figures: {', '.join(named)}")
     return as_dataset(held, [named[name] for name in held], ds)
 
-
+# %% ../../nbs/experiments/01_tables.ipynb #8b0e49d6
 def as_dataset(values: Mapping[str, xr.DataArray], figures: Sequence[Figure], ds: xr.Dataset) -> xr.Dataset:
     "Values [cell, seed] by metric, with what their figures are read against."
     metric = pd.Index(list(values), name="metric")
@@ -141,7 +141,7 @@ def within_run(fractions: Sequence[xr.DataArray], trials: float, level: float = 
     variance = sum(float((p * (1 - p)).mean()) for p in shrunk)
     return stats.norm.ppf(0.5 + level / 2) * math.sqrt(variance / ((trials + 2) * fractions[0].size))
 
-
+# %% ../../nbs/experiments/01_tables.ipynb #b6271b08
 def compare(
     ours: xr.DataArray,           # [seed]
     theirs: xr.DataArray,         # [seed]
@@ -165,7 +165,7 @@ def compare(
     return {"difference": mean, "low": mean - half, "high": mean + half, "interval": interval,
             "seeds": paired.size}
 
-
+# %% ../../nbs/experiments/01_tables.ipynb #47406dc8
 def differences(
     ds: xr.Dataset,
     base: str,                                # a cell
@@ -213,7 +213,7 @@ def left_out(ds: xr.Dataset) -> pd.DataFrame:
     rows = [(what, why, ", ".join(named)) for (what, why), named in cells.items()]
     return pd.DataFrame(rows, columns=["what", "why", "cells"])
 
-
+# %% ../../nbs/experiments/01_tables.ipynb #09e34418
 def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> str:
     """The differences in words (markdown): for each cell, which exceed their interval, and which do not.
 
@@ -242,7 +242,7 @@ def verdict_of(found: Mapping[str, object], sign: float) -> str:
     if not (found["low"] > 0 or found["high"] < 0): return "open"
     return "holds" if found["difference"] * sign > 0 else "fails"
 
-
+# %% ../../nbs/experiments/01_tables.ipynb #41fe31f7
 def verdicts(
     ds: xr.Dataset,
     base: str,
@@ -266,7 +266,7 @@ def verdicts(
                      **measured, "verdict": verdict_of(r, sign)})
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/experiments/01_tables.ipynb #344245cb
 def within(
     values: xr.DataArray,        # [seed]
     low: float = -math.inf,

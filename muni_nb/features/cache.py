@@ -48,7 +48,7 @@ class Source:
         check_fields(self)
         whole(self.width, "width", least=1)
 
-
+# %% ../../nbs/features/01_cache.ipynb #0225ff1f
 @dataclass(frozen=True)
 class Meta:
     "What the features of one split of a corpus are."
@@ -93,7 +93,7 @@ def differing(one: Mapping, other: Mapping, head: str = "") -> list[str]:
         elif a != b: found.append(f"{head}{name}: {a!r:.30} -> {b!r:.30}")
     return found
 
-
+# %% ../../nbs/features/01_cache.ipynb #eadb0d0a
 def begin(cache: str | Path, meta: Meta) -> Path:
     "The folder of a split, that is there or begun now; FileError if it holds another extraction."
     folder = path_of(cache, "cache") / meta.corpus / meta.split
@@ -237,7 +237,7 @@ class Standard:
 
 BLOCK = 4096   # rows read at once
 
-
+# %% ../../nbs/features/01_cache.ipynb #8e5f7b12
 class Widened:
     "How features on disk become those that models see: as they are, those of sounds by an `AudioCode` if there is one."
 
@@ -259,7 +259,7 @@ class Widened:
         raise InputError(f"the audio code is for features of width {narrow}, those of {source.encoder} have "
                          f"{source.width}: learn one for them (python -m muni_nb audio-code)")
 
-
+# %% ../../nbs/features/01_cache.ipynb #cbfbc41b
 def moments_of(split: Split, modality: str, widened: Widened) -> Tensor:
     "Mean and variance, float64 [2, F], of the rows of a split that have a modality, in one pass."
     there = split.available[:, MODALITIES.index(modality)].nonzero()[0]
@@ -275,7 +275,7 @@ def moments_of(split: Split, modality: str, widened: Widened) -> Tensor:
     mean = total / len(there)
     return torch.stack([centre + mean, (square / len(there) - mean.square()).clamp(min=0)])
 
-
+# %% ../../nbs/features/01_cache.ipynb #6d1ef36c
 def moments(split: Split, widened: Widened = Widened(None)) -> dict[str, Tensor]:
     "`moments_of` all modalities of a split: those kept beside it, or found now and kept if that can be."
     path = split.folder / "stats.safetensors"
@@ -336,7 +336,7 @@ class Tokens:
         rows = [row[:row.index(end)] if (end := self.tokenizer.eos_token_id) in row else row for row in ids.tolist()]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
-
+# %% ../../nbs/features/01_cache.ipynb #168d9188
 class Sentences:
     "A column of features on disk, and the captions of the same rows, as rows of kind `sentence`."
     nbytes = 0      # of memory
@@ -383,7 +383,7 @@ def check_alike(splits: Sequence[Split]) -> dict[str, Source]:
                              f"({'; '.join(different)}): extract both with one, or choose `corpora`")
     return {k: known[k][1] for k in MODALITIES if k in known}
 
-
+# %% ../../nbs/features/01_cache.ipynb #fdd3ad3d
 @dataclass(frozen=True)
 class Reading:
     "How features of a modality become what rows hold."

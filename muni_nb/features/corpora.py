@@ -28,7 +28,7 @@ class Item:
     audio: str = ""     # path, in the folder of its corpus
     text: str = ""      # the caption itself
 
-
+# %% ../../nbs/features/02_corpora.ipynb #4262df8b
 @dataclass(frozen=True)
 class Corpus:
     "One split of a corpus: its items, in the order of its annotations."
@@ -96,7 +96,7 @@ def coco(folder: Path, split: str) -> Corpus:
     items = [Item(str(k), image=f"{split}/{file[k]}", text=caption) for k, caption in firsts(said).items()]
     return Corpus("coco", split, folder, ("image", "text"), tuple(items))
 
-
+# %% ../../nbs/features/02_corpora.ipynb #b1c6d04e
 def flickr30k(folder: Path, split: str) -> Corpus:
     "Flickr30k: the first caption of each picture (stated)."
     path = annotations(folder, "results_20130124.token", f"{split}.csv", "captions.csv")
@@ -149,7 +149,7 @@ def audiocaps(folder: Path, split: str) -> Corpus:
     items = [Item(clip, audio=f"{where}/{files[clip]}", text=caption) for clip, caption in said.items()]
     return Corpus("audiocaps", split, folder, ("text", "audio"), tuple(items))
 
-
+# %% ../../nbs/features/02_corpora.ipynb #3587d712
 def middle_frame(folder: Path, names: Sequence[str]) -> str:
     "The picture of a clip, or the middle one of its folder of pictures."
     for name in names:
@@ -193,7 +193,7 @@ CORPORA: dict[str, Callable[[Path, str], Corpus]] = {
     "coco": coco, "flickr30k": flickr30k, "laion": laion, "audiocaps": audiocaps, "vggsound": vggsound,
     "folder": folder_of_files}
 
-
+# %% ../../nbs/features/02_corpora.ipynb #17531998
 @typed
 def read_corpus(kind: str, folder: str | Path, split: str = "train", name: str = "", part: str = "") -> Corpus:
     """A corpus of a kind in a folder. InputError for what is none.

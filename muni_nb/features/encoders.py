@@ -45,7 +45,7 @@ def not_here(name: str, what: str, why: object = "") -> InputError:
     remedy = f"{gate}`hf download {name}`, or name a folder that has one"
     return InputError(f"no {what} {name!r} on this machine{why}: {remedy}")
 
-
+# %% ../../nbs/features/03_encoders.ipynb #a5ebf851
 @contextmanager
 def quietly() -> Iterator[None]:
     "Within it transformers draws no bars and warns of nothing."
@@ -58,7 +58,7 @@ def quietly() -> Iterator[None]:
         logging.set_verbosity(level)
         if shown: logging.enable_progress_bar()
 
-
+# %% ../../nbs/features/03_encoders.ipynb #82685b25
 @dataclass(frozen=True)
 class Frozen:
     "A model that is on this machine."
@@ -168,7 +168,7 @@ class Pictures:
         pixels = torch.from_numpy(np.stack(read)).to(self.device, self.model.dtype)
         return self.model(pixel_values=pixels).image_embeds.float().cpu()
 
-
+# %% ../../nbs/features/03_encoders.ipynb #9e2a391f
 def source_of(encoder, how: str, width: int) -> Source:
     "What a cache records of an encoder."
     frozen = encoder.frozen

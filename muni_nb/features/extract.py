@@ -102,7 +102,7 @@ def check_files(corpus: Corpus, looked_at: int = 100) -> None:
         raise InputError(f"{corpus.name}/{corpus.split}: none of the first {len(named)} files of {k} is there, such as "
                          f"{corpus.folder / named[0]}: name the folder that they are in")
 
-
+# %% ../../nbs/features/04_extract.ipynb #d8f60f61
 def begun(corpus: Corpus, encoders: Mapping, cache: Path, shard: int, precision: str) -> tuple[Path, Meta]:
     "The folder of a split in a cache, and what it will hold; errors before any work."
     for k in corpus.modalities:
@@ -116,7 +116,7 @@ def begun(corpus: Corpus, encoders: Mapping, cache: Path, shard: int, precision:
     ready_to_write(folder, size * left * sum(source.width for source in sources.values()), "cache")
     return folder, meta
 
-
+# %% ../../nbs/features/04_extract.ipynb #4ff3bcdd
 @dataclass(frozen=True)
 class Extracted:
     "What an extraction did."

@@ -65,7 +65,7 @@ def audio_features(model: nn.Module, log_mels: Tensor) -> Tensor:
     "Unit vectors [B, F] of log-mels [B, frames, mels], as CLAP's features are."
     return F.normalize(model(input_features=log_mels[:, None]).audio_embeds, dim=1)
 
-
+# %% ../../nbs/features/06_scenes.ipynb #5e802651
 class AudioCode(nn.Module):
     """An autoencoder of sound features: [B, narrow] -> code [B, wide], and back.
 
@@ -124,7 +124,7 @@ class Encoders(nn.Module):
         with torch.autocast("cpu", enabled=False):
             return {k: torch.cat([self.see(k, part) for part in x.split(chunk)]) for k, x in values.items()}
 
-
+# %% ../../nbs/features/06_scenes.ipynb #64ded053
 @lru_cache
 def encoders() -> Encoders:
     "Those that come with the package."

@@ -70,7 +70,7 @@ def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
         x = x + (after - t) * (start + end) / 2
     return x
 
-
+# %% ../../nbs/latent/02_flow.ipynb #18b8f66b
 def midpoint(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     """As `euler`, with the velocity at the middle of a step.
 

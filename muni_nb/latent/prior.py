@@ -32,7 +32,7 @@ def _disagreement(velocity: Callable, mean: Tensor, logvar: Tensor, logsnr: Tens
     guess = z_s + (1 - s) * velocity(z_s, s[:, 0])
     return logsnr.exp() / 2 * (exact - guess).square().sum(1)
 
-
+# %% ../../nbs/latent/03_prior.ipynb #df97de45
 def flow_rate(
     velocity: Callable,          # (z_s [N, D], s [N]) -> [N, D], the prior's
     posterior: Posterior,        # as encoded, not floored; B rows

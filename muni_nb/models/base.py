@@ -223,7 +223,7 @@ def as_rows(self: LatentModel, given: Mapping[str, Tensor]) -> dict[str, Tensor]
         raise InputError("what is given has no rows: give one or more, or {} to draw from nothing")
     return tables
 
-
+# %% ../../nbs/models/00_base.ipynb #0e2dab2e
 @patch
 def presence(
     self: LatentModel,
@@ -245,7 +245,7 @@ def presence(
         if doubt: raise InputError(f"{k}: {doubt}")
     return there
 
-
+# %% ../../nbs/models/00_base.ipynb #55e57517
 @patch
 def prepare(
     self: LatentModel,
@@ -312,7 +312,7 @@ def group_of(self: LatentModel, name: str) -> str:
     "The group whose decoder draws a modality."
     return next(g for g, members in self.groups.items() if name in members)
 
-
+# %% ../../nbs/models/00_base.ipynb #3e55df1b
 @patch
 def decoder_options(self: LatentModel, want: Sequence[str], options: Mapping) -> dict[str, dict]:
     """The options of each decoder that draws what is wanted, by group: those that it has.
@@ -329,7 +329,7 @@ def decoder_options(self: LatentModel, want: Sequence[str], options: Mapping) ->
         checked[name] = OPTIONS[name](value) if name in OPTIONS else value
     return {g: {k: v for k, v in checked.items() if names is None or k in names} for g, names in takes.items()}
 
-
+# %% ../../nbs/models/00_base.ipynb #6f53e16a
 @patch
 @torch.no_grad()
 def decode(
@@ -357,7 +357,7 @@ def decode(
         drawn[name] = torch.cat([sample(part, which, **options[group]) for part, which in parts])
     return drawn
 
-
+# %% ../../nbs/models/00_base.ipynb #8c70c7e5
 @patch
 def decoder_loss(self: LatentModel, z: Tensor, name: str, x: Tensor, **options) -> Tensor:
     """The loss [B] of decoding prepared values x [B, ...] of modality `name` from z [B, D].

@@ -67,7 +67,7 @@ class Look(nn.Module):
         taken = self.out((weights[..., None] * self.value(environments)).sum(1))
         return taken * seen.any(1, keepdim=True)
 
-
+# %% ../../nbs/models/09_codi.ipynb #865b227c
 class PromptedFlow(GatedMLP):
     "What the best linear velocity of values x [B, F] lacks, told the time, a prompt and environments."
 
@@ -157,7 +157,7 @@ def environments_of(self: CoDi, x: Tensor, t: Tensor) -> Tensor:
     found = torch.stack([encoder(torch.cat([part, when], 1)) for encoder, part in parts], 1)
     return F.layer_norm(found.float(), found.shape[2:])
 
-
+# %% ../../nbs/models/09_codi.ipynb #27228bd5
 @patch
 def velocity(
     self: CoDi,
@@ -192,7 +192,7 @@ def roles(available: Tensor, together: bool) -> tuple[Tensor, Tensor]:
     rest = available & ~given
     return given, torch.where(rest.sum(1, keepdim=True) > 1, rest, available)
 
-
+# %% ../../nbs/models/09_codi.ipynb #9cb09974
 @patch
 def loss(
     self: CoDi,

@@ -43,7 +43,7 @@ class Rated(Protocol):
     def prior_sample(self, n: int) -> Tensor:
         "n latents [n, D] from the prior."
 
-
+# %% ../../nbs/models/01_experts.ipynb #74c1b768
 class ExpertModel(LatentModel):
     """A `LatentModel` with an encoder per modality, which share nothing.
 
@@ -191,7 +191,7 @@ def draw(
     if empty.any(): z[empty] = self.prior_sample(int(empty.sum()))
     return z
 
-
+# %% ../../nbs/models/01_experts.ipynb #cedbae84
 @patch
 @torch.no_grad()
 def infer(

@@ -125,7 +125,7 @@ def bind(self: FlowBind, features: Mapping[str, Tensor], available: Tensor) -> T
     mean = sum(place * there[:, None] for place, there in zip(places, some.unbind(1))) / count
     return mean + (self.options["variance"] / count).sqrt() * torch.randn_like(mean)
 
-
+# %% ../../nbs/models/07_flowbind.ipynb #44fec2c3
 @patch
 def loss(
     self: FlowBind,

@@ -65,7 +65,7 @@ def training_times(available: Tensor, apart: float) -> Tensor:
     times = torch.where(alone, own, own[:, :1])
     return times.masked_fill(source, 1.0).masked_fill(~available, 0.0)
 
-
+# %% ../../nbs/models/08_joint_flow.ipynb #ff3d5ef8
 @patch
 def loss(
     self: JointFlow,

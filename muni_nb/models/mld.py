@@ -150,7 +150,7 @@ def encode(self: MLD, values: Mapping[str, Tensor], available: Tensor) -> Tensor
         parts.append(part)
     return torch.cat(parts, 1)
 
-
+# %% ../../nbs/models/04_mld.ipynb #6da52a8c
 @patch
 @torch.no_grad()
 def watch(self: MLD, code: Tensor, available: Tensor) -> None:

@@ -56,7 +56,7 @@ class Stream(nn.Module):
             seen.append(read(h))
         return seen
 
-
+# %% ../../nbs/models/06_munite.ipynb #181abd1e
 @dataclass(frozen=True)
 class Streams:
     "What registers can see of B rows: the tokens of their modalities, T in all."
@@ -237,7 +237,7 @@ def integrate(self: MUNITE, w: Tensor, streams: Streams, subset: Tensor, end: Te
         return (end / (1 - t))[:, :, None] * (self.predict(w, t, streams, subset) - w)
     return SOLVERS[how.solver](velocity, w, solver_times(how.steps, power=how.power, device=w.device))
 
-
+# %% ../../nbs/models/06_munite.ipynb #38bfb57f
 @patch
 @torch.no_grad()
 def infer(

@@ -57,7 +57,7 @@ def loss(
     terms = self.decoder_terms(batch, available, lambda rows, target: z[rows])
     return {**terms, "loss": self.weigh(terms, 1.0)}
 
-
+# %% ../../nbs/models/03_oracle.ipynb #e38a35eb
 @patch
 @torch.no_grad()
 def infer(

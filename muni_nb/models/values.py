@@ -36,7 +36,7 @@ class AsDrawn(nn.Module):
         "The values; the options of flow decoders are accepted and do not apply."
         return KINDS[self.spec.kind].unflat(z, self.spec)
 
-
+# %% ../../nbs/models/06_values.ipynb #2a5d9fc1
 class ValueModel(LatentModel):
     """A model that draws modalities themselves, as real numbers of about unit variance.
 

@@ -68,7 +68,7 @@ class AudioSizes(KindSizes):
     def paper(cls) -> "AudioSizes":
         return cls(depth=2, cond=256)
 
-
+# %% ../../nbs/nets/06_audio.ipynb #1217104b
 class AudioKind(Kind):
     "Standardised log-mel spectrograms [B, mels, frames], floats of about unit variance."
     name = "audio"

@@ -123,7 +123,7 @@ class GatedBlock(nn.Module):
         scale, shift, gate = self.told(c).chunk(3, -1)
         return h + gate * self.mlp(self.norm(h) * (1 + scale) + shift)
 
-
+# %% ../../nbs/nets/00_blocks.ipynb #b1bddd0c
 class GatedMLP(nn.Module):
     "x [B, inputs], told `features` of the time [B, features] -> [B, outputs]: gated blocks; starts at zero."
 

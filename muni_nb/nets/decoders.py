@@ -86,7 +86,7 @@ def loss(self: FlowDecoder, x: Tensor, z: Tensor, member: Tensor, conditioned: f
     error = self.velocity(path(x, noise, t), t, z, member, keep) - velocity_target(x, noise)
     return error.square().flatten(1).sum(1)
 
-
+# %% ../../nbs/nets/02_decoders.ipynb #caddc78c
 @patch
 @torch.no_grad()
 def sample(

@@ -27,7 +27,7 @@ class MeanMax(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)
 
-
+# %% ../../nbs/nets/03_image.ipynb #a7ca0a3c
 class ImageEncoder(nn.Module):
     """Picture [B, C, H, W], sides of at least 4, -> mean, log-variance [B, latent] of its expert.
 
@@ -230,7 +230,7 @@ def to_uint8(x: Tensor) -> Tensor:
     if x.dtype == torch.uint8: return x
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
-
+# %% ../../nbs/nets/03_image.ipynb #1f8970f8
 class ImageKind(Kind):
     "Pictures [B, C, H, W]: uint8, or floats in [-1, 1]."
     name = "image"

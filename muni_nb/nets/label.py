@@ -68,7 +68,7 @@ class CategorySizes(KindSizes):
     def paper(cls) -> "CategorySizes":
         return cls(encoder=256)
 
-
+# %% ../../nbs/nets/05_label.ipynb #11b92398
 class CategoryKind(Kind):
     "Labels [B], integers."
     name = "category"

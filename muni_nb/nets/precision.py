@@ -65,7 +65,7 @@ def precision_in_force(
     if precision == "bfloat16" and not native: _warn_of_emulation()
     return precision
 
-
+# %% ../../nbs/nets/09_precision.ipynb #095ad9cf
 def autocast(
     precision: str,                        # one of PRECISIONS
     device: torch.device | str = "cpu",

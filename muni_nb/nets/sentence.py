@@ -194,7 +194,7 @@ def frozen_model(name: str) -> nn.Module:
     if None not in (model.config.bos_token_id, model.config.eos_token_id): return model
     raise InputError(f"sentence_lm: {name!r} has no token for where a text begins or ends: name another")
 
-
+# %% ../../nbs/nets/07_sentence.ipynb #4aa4c450
 def weights_digest(model: nn.Module) -> Tensor:
     "A SHA-256 of all weights, as bytes [32]."
     sha = hashlib.sha256()
@@ -274,7 +274,7 @@ class SentenceSizes(KindSizes):
         "The language model is stated, rank and encoder are inferred: see `Sizes.features`."
         return cls(encoder=ENCODER, lm=GEMMA)
 
-
+# %% ../../nbs/nets/07_sentence.ipynb #dc665ec0
 def check_ids(ids: Tensor, name: str, classes: int) -> None:
     "InputError, naming the modality and a row, for numbers [B, TOKENS] that are not the ids of a sentence."
     there = ids != PAD
@@ -289,7 +289,7 @@ def check_ids(ids: Tensor, name: str, classes: int) -> None:
         raise InputError(f"{name}: row {row} {fault}; want features and then {TOKENS} ids: words, the end, {PAD}s, "
                          f"see nets.sentence.packed")
 
-
+# %% ../../nbs/nets/07_sentence.ipynb #8b8fe8e4
 class SentenceKind(Kind):
     "Sentences: standardised features and then `TOKENS` token ids, float32 [B, F + TOKENS]."
     name = "sentence"

@@ -161,7 +161,7 @@ def class_numbers(x: Tensor, name: str, classes: int, what: str) -> Tensor:
         raise InputError(f"{name}: want {what} in 0..{classes - 1}, got {int(x.min())}..{int(x.max())}")
     return x.long()
 
-
+# %% ../../nbs/nets/04_text.ipynb #c5a1459d
 def check_captions(x: Tensor, name: str) -> None:
     """InputError, naming the modality and a row, for token ids [B, L] that are no captions.
 
@@ -185,7 +185,7 @@ class Turned(nn.Embedding):
     "As an embedding of [B, L], with the width second: [B, width, L]."
     def forward(self, x: Tensor) -> Tensor: return super().forward(x).mT
 
-
+# %% ../../nbs/nets/04_text.ipynb #dded9064
 class TextKind(Kind):
     "Captions: token ids [B, L], of which 0 to 3 are PAD, BOS, UNK and EOS."
     name = "text"

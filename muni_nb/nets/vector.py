@@ -81,7 +81,7 @@ class VectorSizes(KindSizes):
         "Width and depth of the flow are stated, the rest is inferred: see `Sizes.features`."
         return cls(encoder=ENCODER, decoder=768, depth=10, cond=768)
 
-
+# %% ../../nbs/nets/07_vector.ipynb #fe99e04b
 class VectorKind(Kind):
     "Standardised features [B, F], floats of about unit variance."
     name = "vector"

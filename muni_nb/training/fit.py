@@ -158,7 +158,7 @@ def unusual(bench: Benchmark, recipe: Recipe, step: int, largest: float = 100.0)
                     "standardise it, or leave the row out")
     return ""
 
-
+# %% ../../nbs/training/01_fit.ipynb #84213ff5
 def not_finite(what: str, model: nn.Module, bench: Benchmark, recipe: Recipe, step: int) -> NonFiniteLoss:
     "What to tell of a loss or gradient that is not finite: its cause, if it can be seen, and what to do."
     by_pattern = ", by_pattern=True" if recipe.by_pattern else ""
@@ -169,7 +169,7 @@ def not_finite(what: str, model: nn.Module, bench: Benchmark, recipe: Recipe, st
     else: why = unusual(bench, recipe, step) or smaller
     return NonFiniteLoss(f"step {step}: {what}; {why} ({where})")
 
-
+# %% ../../nbs/training/01_fit.ipynb #2d87ecff
 def train_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,

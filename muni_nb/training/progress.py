@@ -53,7 +53,7 @@ def send_progress(send: Callable[[str, float, float], None] | None) -> None:
     global _SEND
     _SEND = send
 
-
+# %% ../../nbs/training/02_progress.ipynb #0e2eb828
 def print_line(bar: TellingBar) -> None:
     "What a log shows of a bar."
     print(str(bar), flush=True)
