@@ -20,11 +20,12 @@ from muni_nb.data.scenes import captions, draw_rows, waveform
 from muni_nb.data.spec import Rows
 from muni_nb.features.cache import Source, Split, Standard, from_cache, rows_file
 from muni_nb.features.corpora import read_corpus
-from muni_nb.features.encoders import OURS, Captions, Pictures, Sounds, Undecodable, encoder_of, quietly
+from muni_nb.features.encoders import Captions, Pictures, Sounds, Undecodable, encoder_of, quietly
 from muni_nb.features.extract import extract
 from muni_nb.features.scenes import encoders, heard
 from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
+from muni_nb.nets.sentence import FROZEN
 from muni_nb.training.fit import fit
 
 RATE = 8000
@@ -313,7 +314,7 @@ def test_scenes_from_files_are_the_scenes_of_the_package(tmp_path):
     arguments = ["extract", "folder", str(tmp_path), "--name", "scenes", "--cache", str(tmp_path / "cache")]
     of = [word for k in ("image", "text", "audio") for word in (f"--{k}", f"scenes-{k}")]
     assert main([*arguments, *of, "--precision", "float32"]) == 0
-    bench = from_cache(tmp_path / "cache", held_out=0.2, audio_code=OURS / "scenes-audio" / "code.safetensors")
+    bench = from_cache(tmp_path / "cache", held_out=0.2, audio_code=FROZEN / "scenes-audio" / "code.safetensors")
     want = encoders()(rows.values)
     for k, values in want.items():
         found = torch.cat([bench.restore[k](part.values[k][:]) for part in (bench.train, bench.test)])

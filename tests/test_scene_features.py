@@ -10,9 +10,10 @@ from muni_nb.data.scenes import CARRIES, RATE, captions, draw_rows, waveform
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
 from muni_nb.experiments.run import Run, bench_of
-from muni_nb.features.scenes import FROZEN, TOKENS, WIDTH, encoders, heard, scene_features
+from muni_nb.features.scenes import WIDTH, encoders, heard, scene_features
 from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
+from muni_nb.nets.sentence import FROZEN, TOKENS
 from muni_nb.training.fit import fit
 
 torch.set_num_threads(1)

@@ -20,12 +20,13 @@ from muni_nb.data.scenes import (
     AUDIO, CARRIES, CELLS, IMAGE, RATE, SPECS, VOCABULARY, draw_audio, draw_image, draw_rows, factors_of, log_mel,
     numbers, tokenizer)
 from muni_nb.data.spec import Benchmark, Rows, Spec
+from muni_nb.features.audio_code import AudioCode
 from muni_nb.features.render import DecoderRenderer, pairs_of, write_renderer
 from muni_nb.features.scenes import (
-    FROZEN, HOP, WIDTH, AudioCode, Sentence, audio_features, encoders, feature_specs, heard)
+    HOP, WIDTH, Sentence, audio_features, encoders, feature_specs, heard)
 from muni_nb.latent.contrast import info_nce
 from muni_nb.nets.build import Sizes
-from muni_nb.nets.sentence import packed
+from muni_nb.nets.sentence import FROZEN, packed
 from muni_nb.nets.text import BOS, EOS, PAD
 from muni_nb.training.fit import fit
 
