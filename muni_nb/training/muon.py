@@ -8,24 +8,26 @@ __all__ = ['orthogonal', 'is_matrix', 'matrices', 'Muon']
 # %% ../../nbs/training/03_muon.ipynb #5b6a47d0
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 # %% ../../nbs/training/03_muon.ipynb #d786d3b0
 def orthogonal(
-    matrix: Tensor,      # [rows, columns]
+    matrices: Tensor,    # [N, rows, columns]
     steps: int = 5,
-) -> Tensor:             # [rows, columns], singular values about 1
-    "The orthogonal matrix nearest to `matrix`, about: Newton-Schulz iterations of fifth order."
+) -> Tensor:             # [N, rows, columns], singular values about 1
+    "The orthogonal matrix nearest to each of `matrices`, about: Newton-Schulz iterations of fifth order."
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
-    square = x @ x.T
-    whole = identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    square = x @ x.mT
+    whole = identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(square)
     for step in range(steps):
-        polynomial = a * identity + torch.addmm(square, square, square, beta=b, alpha=c)
+        polynomial = a * identity + torch.baddbmm(square, square, square, beta=b, alpha=c)
         whole = polynomial @ whole
         if step < steps - 1: square = polynomial @ square @ polynomial
     x = whole @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x.mT if tall else x
 
 # %% ../../nbs/training/03_muon.ipynb #e31830cf
 def is_matrix(name: str, module: nn.Module, weight: nn.Parameter) -> bool:
@@ -62,28 +64,31 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            update = self.direction_of_matrix if group["orthogonal"] else self.direction_of_adam
-            for weight in group["params"]:
-                if weight.grad is None: continue
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            move = self.move_matrices if group["orthogonal"] else self.move_as_adam
+            if weights: move(weights, group)
+
+    def move_matrices(self, weights: list[nn.Parameter], group: dict) -> None:
+        "Matrices and kernels go where their momentum points, with the root mean square of AdamW's steps, 0.2."
+        alike: dict[torch.Size, list] = {}                     # weights, and their momentum ahead, by its shape
+        for weight in weights:
+            momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+            momentum.lerp_(weight.grad, 1 - group["momentum"])
+            ahead = weight.grad.lerp(momentum, group["momentum"]).reshape(len(weight), -1)     # Nesterov's
+            alike.setdefault(ahead.shape, []).append((weight, ahead))
+        for shape, pairs in alike.items():
+            directions = 0.2 * max(shape) ** 0.5 * orthogonal(torch.stack([ahead for _, ahead in pairs]))
+            for (weight, _), direction in zip(pairs, directions):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update(weight, group), alpha=-group["lr"])
+                weight.add_(direction.reshape(weight.shape), alpha=-group["lr"])
 
-    def direction_of_matrix(self, weight: nn.Parameter, group: dict) -> Tensor:
-        "Where a matrix or kernel goes, with the root mean square of AdamW's steps, 0.2."
-        state, gradient = self.state[weight], weight.grad
-        if not state: state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(state["momentum"], group["momentum"])                  # Nesterov's
-        matrix = ahead.reshape(len(weight), -1)
-        return (0.2 * max(matrix.shape) ** 0.5 * orthogonal(matrix)).reshape(weight.shape)
-
-    def direction_of_adam(self, weight: nn.Parameter, group: dict) -> Tensor:
-        "Where AdamW sends a weight."
-        state, gradient, (fast, slow) = self.state[weight], weight.grad, group["betas"]
-        if not state:
-            state.update(step=torch.zeros(()), mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
-        state["step"] += 1
-        state["mean"].lerp_(gradient, 1 - fast)
-        state["square"].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
-        step = state["step"].item()
-        return (state["mean"] / (1 - fast**step)) / ((state["square"] / (1 - slow**step)).sqrt() + 1e-8)
+    def move_as_adam(self, weights: list[nn.Parameter], group: dict) -> None:
+        "The others go where AdamW sends them."
+        for weight in weights:
+            if self.state[weight]: continue
+            self.state[weight] |= {"step": torch.zeros(()), "mean": torch.zeros_like(weight),
+                                   "square": torch.zeros_like(weight)}
+        means, squares, steps = ([self.state[w][name] for w in weights] for name in ("mean", "square", "step"))
+        fast, slow = group["betas"]
+        adamw(weights, [weight.grad for weight in weights], means, squares, [], steps, foreach=True, amsgrad=False,
+              beta1=fast, beta2=slow, lr=group["lr"], weight_decay=group["weight_decay"], eps=1e-8, maximize=False)
