@@ -46,6 +46,14 @@ class Corpus:
         for item in self.items:
             if item.id in seen: raise InputError(f"{self.name}/{self.split} has {item.id!r} twice: ids must differ")
             seen.add(item.id)
+            self.check_places(item)
+
+    def check_places(self, item: Item) -> None:
+        "InputError for an item whose files are not below the corpus' folder."
+        for file in map(Path, (item.image, item.audio)):
+            if not file.is_absolute() and ".." not in file.parts: continue
+            raise InputError(f"{self.name}/{self.split}: {item.id!r} names {file}, which is not in {self.folder}: "
+                             "copy its files there")
 
     @property
     def digest(self) -> str:

@@ -51,7 +51,7 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float = 500.0          # largest gradient norm; losses of images are sums over pixels, norms in the hundreds
     ema: float = 0.995           # decay per step of the averaged weights
-    optimiser: str = "adamw"     # or "muon", see training.muon
+    optimiser: str = "adamw"     # or "muon", of all but the prior, or "muon throughout", see training.muon
     precision: str = "auto"      # of the networks, see nets.precision: bfloat16 where the machine computes in it
     by_pattern: bool = False     # a batch has rows of one pattern of availability, see data.batches
 
@@ -64,7 +64,7 @@ class Recipe:
         number(self.weight_decay, "weight_decay", least=0)
         number(self.ema, "ema", least=0, below=1)
         for i, beta in enumerate(self.betas): number(beta, f"betas[{i}]", least=0, below=1)
-        one_of(self.optimiser, "optimiser", ("adamw", "muon"))
+        one_of(self.optimiser, "optimiser", ("adamw", "muon", "muon throughout"))
         one_of(self.precision, "precision", PRECISIONS)
 
     @classmethod
@@ -101,7 +101,7 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = parameter_groups(model, recipe.lr_scales)
     how = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
     if recipe.optimiser == "adamw": return torch.optim.AdamW(groups, recipe.lr, **how)
-    chosen = matrices(model)
+    chosen = matrices(model, throughout=recipe.optimiser == "muon throughout")
     split = []
     for group in groups:
         for orthogonal in (True, False):

@@ -36,9 +36,11 @@ def is_matrix(name: str, module: nn.Module, weight: nn.Parameter) -> bool:
     return min(len(weight), weight[0].numel()) >= 16
 
 
-def matrices(model: nn.Module) -> set[nn.Parameter]:
-    "The parameters that `Muon` orthogonalises: all such, but those of modules whose `orthogonalised` is False."
-    apart = [module for module in model.modules() if not getattr(module, "orthogonalised", True)]
+def matrices(model: nn.Module, throughout: bool = False) -> set[nn.Parameter]:
+    """The parameters that `Muon` orthogonalises.
+
+    All such; unless it is done `throughout`, without those of modules whose `orthogonalised` is False."""
+    apart = [module for module in model.modules() if not (throughout or getattr(module, "orthogonalised", True))]
     left = {weight for module in apart for weight in module.parameters()}
     own = [(module, *named) for module in model.modules() for named in module.named_parameters(recurse=False)]
     found = {weight for module, name, weight in own if is_matrix(name, module, weight)}
