@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from muni_nb.data.spec import Benchmark, Rows, Spec
+from muni_nb.data.spec import Benchmark, Rows, Spec, rendered
 from muni_nb.evaluation.verifier import Exact, judge_for
 from muni_nb.features.render import AudioLDM, DecoderRenderer, UnCLIP, read_renderer, write_renderer
 from muni_nb.files import FileError
@@ -128,9 +128,10 @@ def test_features_are_shown_and_read_through_their_renderers(tmp_path):
     of_features = {"config": {}, "render": {"a": renderer}, **known}
     bench = Benchmark("features", features, rows, rows, source=pixels, **of_features)
     training = {"steps": 2, "width": 4, "progress": False}
-    drawn = rows.values["a"]
     reader = judge_for(bench, tmp_path, **training)["a"]
     shown = judge_for(pixels, tmp_path, **training)["a"].read(seen["a"].prepare(pictures.values["a"]))
+    drawn = bench.shown["a"].prepare(rendered(rows.values, bench.render)["a"])
+    assert bench.shown == {"a": spec} and bench.test_shown.values["a"].equal(pictures.values["a"])
     assert reader.read(drawn)["digit"].equal(shown["digit"]) and reader.features(drawn).shape == (60, 256)
     assert bench.show(3).images[0].get_array().shape == (16, 3 * 16 + 2, 3)
 

@@ -124,12 +124,11 @@ def beside(pictures: Mapping[str, Tensor]) -> tuple[Tensor, list[float], list[fl
 # %% ../../nbs/data/00_spec.ipynb #3e525f81
 def rendered(
     values: Mapping[str, Tensor],
-    specs: Mapping[str, Spec],
-    render: Mapping[str, Callable[[Tensor], Tensor]],     # of a `Benchmark`
-) -> tuple[dict[str, Tensor], dict[str, Spec]]:
-    "Values [N, ...] as one sees or hears them, features by their renderers and others as they are; and their specs."
-    made = {k: render[k](v) if k in render else v for k, v in values.items()}
-    return made, {k: render[k].spec if k in render else specs[k] for k in values}
+    render: Mapping[str, Callable],     # of a `Benchmark`
+    **options,                          # of renderers, such as `seed`
+) -> dict[str, Tensor]:
+    "Values [N, ...] as one sees, hears and reads them: features by their renderers, others as they are."
+    return {k: render[k](x, **options) if k in render else x for k, x in values.items()}
 
 # %% ../../nbs/data/00_spec.ipynb #9fa6c9b2
 def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[Tensor], list[str]] | None = None,
@@ -138,7 +137,8 @@ def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[
 
     `decode` turns token ids [N, L] into captions; `render`: see `rendered`. ValueError if nothing there can
     be drawn."""
-    values, specs = rendered(rows.values, specs, render)
+    values = rendered(rows.values, render)
+    specs = {**specs, **{k: make.spec for k, make in render.items()}}
     kinds = {k: KINDS[specs[k].kind] for k in values}
     pictures = {k: kinds[k].picture(v) for k, v in values.items()}
     pictures = {k: v.cpu() for k, v in pictures.items() if v is not None}
@@ -275,7 +275,7 @@ class Benchmark:
     config: dict                           # all that determines the rows, as JSON values
     truth: Truth | None = None             # of generated rows
     decode: Callable[[Tensor], list[str]] | None = None        # token ids [N, L] to captions, if there is text
-    # modality -> what its values show, where that needs no judge; -1: nothing
+    # modality -> what its values, rendered, show, where that needs no judge; -1: nothing
     reads: Mapping[str, Callable[[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
     # modality -> its values, drawn or held, as they were given
     restore: Mapping[str, Callable[[Tensor], object]] = field(default_factory=dict)
@@ -331,6 +331,16 @@ class Benchmark:
     def views(self) -> list[str]:
         "The modalities that show attributes among much else: pictures, captions, sounds, vectors."
         return [k for k, s in self.specs.items() if not KINDS[s.kind].is_label]
+
+    @property
+    def shown(self) -> dict[str, Spec]:
+        "The modalities as one sees, hears and reads them: what renderers make of features, others as they are."
+        return self.specs | {k: make.spec for k, make in self.render.items()}
+
+    @cached_property
+    def test_shown(self) -> Rows:
+        "The test rows, `rendered`; kept, as every model is judged by them."
+        return replace(self.test, values=rendered(self.test.values, self.render))
 
     @property
     def draw(self) -> Callable[[Sequence[int], str], Rows] | None:

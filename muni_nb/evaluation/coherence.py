@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import KINDS, Benchmark, Rows, Spec, miller_madow
+from ..data.spec import KINDS, Benchmark, Rows, Spec, miller_madow, rendered
 from .declare import (
     Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both)
 from .verifier import Judge
@@ -45,12 +45,12 @@ def route_name(given: Sequence[str]) -> str:
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #78fc53a7
 def read(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What generated modalities show, {attribute: {modality: int64 [B]}}.
+    """What generated modalities, features of them `rendered`, show, {attribute: {modality: int64 [B]}}.
 
     -1 where one shows nothing (a caption that is none)."""
     shown: dict[str, dict[str, Tensor]] = {a: {} for a in bench.attributes}
     for name, x in drawn.items():
-        found = judge[name].read(bench.specs[name].prepare(x.cpu(), sure=True))
+        found = judge[name].read(bench.shown[name].prepare(x.cpu(), sure=True))
         for a in bench.carries[name]: shown[a][name] = found[a]
     return shown
 
@@ -220,7 +220,7 @@ def decoder_entropy(
         for i, view in enumerate(views):
             repeated = z[i::len(views)].repeat_interleave(draws, 0)
             drawn[view] = model.decode(repeated, [view], **options)[view]
-        shown = read(bench, judge, drawn)
+        shown = read(bench, judge, rendered(drawn, bench.render))
         for a, n in bench.attributes.items():
             by_view = [entropy(v.view(-1, draws), n) for v in shown[a].values()]
             nothing = torch.full((2,), math.nan, dtype=torch.float64)       # of an attribute that no view shows
@@ -261,12 +261,11 @@ def picture_of(spec: Spec, drawn: Tensor) -> Tensor | None:
 
 
 def unlike_draws(bench: Benchmark, drawn: Mapping[str, Tensor], keep: int) -> xr.Dataset:
-    "The first `keep` rows of what is drawn from nothing, features rendered, of modalities that differ."
+    "The first `keep` rows of what is drawn from nothing, of modalities that differ."
     attrs = {"units": "1", "long_name": "first draws given nothing"}
     ds = xr.Dataset()
     for k, v in drawn.items():
-        show = bench.render.get(k, KINDS[bench.specs[k].kind].stored)
-        stored = show(v[:keep].cpu()).numpy()
+        stored = KINDS[bench.shown[k].kind].stored(v[:keep].cpu()).numpy()
         axes = [f"{k}_{i}" for i in range(1, stored.ndim)]
         ds[f"drawn_{k}"] = ("draw", *axes), stored, attrs
     return ds
@@ -278,12 +277,12 @@ def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Te
     Where all views are pictures of one shape, those of the sets without a view (`picture`); otherwise those
     given nothing, of every modality (`drawn_` and its name: pictures, tokens, log-mels)."""
     views = bench.views
-    if len({(bench.specs[k].kind, bench.specs[k].shape) for k in views}) != 1:
+    if len({(bench.shown[k].kind, bench.shown[k].shape) for k in views}) != 1:
         return unlike_draws(bench, draws.get((), {}), keep)
     pictures = {}
     for given, drawn in draws.items():
         if not all(k in drawn for k in views): continue
-        shown = [picture_of(bench.specs[k], drawn[k][:keep]) for k in views]
+        shown = [picture_of(bench.shown[k], drawn[k][:keep]) for k in views]
         if shown[0] is not None: pictures[route_name(given)] = np.stack([x.numpy() for x in shown], 1)
     if not pictures: return xr.Dataset()
     axes = ("given", "draw", "view", "channel", "y", "x")
@@ -305,6 +304,7 @@ def coherence(
 ) -> xr.Dataset:
     """Accuracy, coherence, agreement and total variation of draws, with chance and real-row ceilings.
 
+    Of features, draws and rows are to be `rendered`.
     What the given modalities do not carry is open: agreement, its control and total variation are of sets
     that leave something open to two views, and of sets of labels. Total variation is that within the groups
     of rows that share the given labels; without a truth the law of what is left open is not known, and there

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONG_NAMES', 'frechet', 'kid', 'independent', 'nearest', 'copy_share', 'features_of', 'some_of', 'leaning',
-           'distances', 'fidelity', 'fidelity_figures']
+           'distances', 'saved', 'fidelity', 'fidelity_figures']
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #48434765
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import KINDS, Benchmark, Rows, Spec
+from ..data.spec import KINDS, Benchmark, Rows, Spec, rendered
 from .declare import Figure, alike
-from .verifier import Exact, Judge, Verifier
+from .verifier import AT_ONCE, Exact, Judge, Verifier
 from ..gate import InputError
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #cf54039b
@@ -102,7 +102,7 @@ def copy_share(drawn: Tensor, seen: Tensor, unseen: Tensor) -> float:
     return (nearest(drawn, unseen) - nearest(drawn, seen)).sign().mean().item()
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #a0fb2211
-def features_of(verifier: Verifier, spec: Spec, values: Tensor, chunk: int = 1000) -> Tensor:
+def features_of(verifier: Verifier, spec: Spec, values: Tensor, chunk: int = AT_ONCE) -> Tensor:
     "Verifier features float32 [N, F] of values [N, ...] of a modality, on the CPU."
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         return torch.cat([verifier.features(spec.prepare(part, sure=True)) for part in values.split(chunk)])
@@ -153,7 +153,7 @@ def distances(
     "How far values {view: [N, ...]} are from real rows: {figure: by view}."
     columns = {"frechet": [], "kid": [], "kid_error": []}
     for k in reference:
-        features = features_of(judge[k], bench.specs[k], shown[k])
+        features = features_of(judge[k], bench.shown[k], shown[k])
         value, error = kid(features, reference[k])
         columns["frechet"].append(frechet(features, reference[k]))
         columns["kid"].append(value)
@@ -161,32 +161,47 @@ def distances(
     return columns
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #7c4d8234
-def fidelity(bench: Benchmark, judge: Judge, drawn: Mapping[str, Tensor], rows: Rows) -> xr.Dataset:
+def saved(specs: Mapping[str, Spec], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "Drawn or real values [N, ...] as rows hold them."
+    return {k: KINDS[specs[k].kind].stored(specs[k].prepare(x.cpu(), sure=True)) for k, x in values.items()}
+
+
+def fidelity(
+    bench: Benchmark,
+    judge: Judge,
+    shown: Mapping[str, Tensor],                    # {view: floats [N, ...]}, features `rendered`
+    rows: Rows,                                     # of `bench.test_shown`
+    drawn: Mapping[str, Tensor] | None = None,      # what was rendered; None: nothing was
+) -> xr.Dataset:
     """How far views drawn from nothing are from real ones, and whether they are copies; by view.
 
-    `drawn`: {view: floats [N, ...]}. `frechet`, `kid` and `kid_error` (its standard error) against those real
-    `rows` of `bench.test` in which a view is observed, in the features of the `judge`'s verifiers, on the
-    CPU; `copies`, the fraction that would have to be copies of training rows (0 in expectation if none). The
-    same with `_real` for N other, independent test rows. The published statistic is the mean of `frechet`
-    over views. Of a benchmark that cannot draw rows, `_real` is of N train rows (verifiers have seen them),
-    and nothing is said of copies. Views without features, or with fewer than three real rows, are ignored.
-    ValueError on values that are no pictures."""
+    `frechet`, `kid` and `kid_error` (its standard error) against those real `rows` in which a view is
+    observed, in the features of the `judge`'s verifiers, on the CPU; `copies`, the fraction that would have to
+    be copies of training rows (0 in expectation if none), features of features. The same with `_real` for N
+    other, independent test rows. The published statistic is the mean of `frechet` over views. Of a benchmark
+    that cannot draw rows, `_real` is of N train rows (verifiers have seen them), and nothing is said of
+    copies. Views without features, or with fewer than three real rows, are ignored. ValueError on values that
+    are no pictures."""
     index = {k: bench.observed(rows, [k]) for k in bench.views}
     count = {k: len(rows.available[index[k]]) for k in bench.views}
-    views = [k for k in bench.views if k in drawn and not isinstance(judge[k], Exact) and count[k] >= 3]
+    views = [k for k in bench.views if k in shown and not isinstance(judge[k], Exact) and count[k] >= 3]
     if not views: return xr.Dataset()
-    saved = lambda k, x: KINDS[bench.specs[k].kind].stored(bench.specs[k].prepare(x, sure=True))
-    pictures = {k: saved(k, drawn[k].cpu()) for k in views}
+    pictures = saved(bench.shown, {k: shown[k] for k in views})
     n = len(pictures[views[0]])
-    other = independent(bench, n).values if bench.draw else {k: some_of(bench, k, n) for k in views}
-    real = {k: saved(k, other[k]) for k in views}
-    lean = leaning(bench, {k: torch.cat([pictures[k], real[k]]) for k in views}) if bench.draw else None
-    reference = {k: features_of(judge[k], bench.specs[k], rows.values[k][index[k]]) for k in views}
+    others = independent(bench, n).values if bench.draw else {k: some_of(bench, k, n) for k in views}
+    others = {k: others[k] for k in views}
+    real = saved(bench.shown, rendered(others, bench.render))
+    lean = None
+    if bench.draw:
+        held = saved(bench.specs, {k: (drawn or shown)[k] for k in views})
+        held_others = saved(bench.specs, others)
+        lean = leaning(bench, {k: torch.cat([held[k], held_others[k]]) for k in views})
+    reference = {k: features_of(judge[k], bench.shown[k], rows.values[k][index[k]]) for k in views}
     compared = min(count[k] for k in views)
-    others = ", other real rows" if bench.draw else ", train rows"
+    whose = ", other real rows" if bench.draw else ", train rows"
     found = {}
-    for suffix, said, shown, part in (("", "", pictures, slice(n)), ("_real", others, real, slice(n, None))):
-        columns = distances(judge, bench, shown, reference)
+    for suffix, said, looked_at, part in (("", "", pictures, slice(n)), ("_real", whose, real, slice(n, None))):
+        columns = distances(judge, bench, looked_at, reference)
         if lean: columns["copies"] = [lean[k][part].mean().item() for k in views]
         for name, values in columns.items():
             attrs = {"units": "1", "n": n, "n_reference": len(bench.train) if name == "copies" else compared,

@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..data.spec import Benchmark, Rows, check_same
+from ..data.spec import Benchmark, Rows, check_same, rendered
 from ..gate import InputError, InputTypeError, brief, number, scalar, several_of, typed, whole
 from ..models.base import LatentModel
 from ..models.experts import Rated
@@ -48,7 +48,8 @@ def as_read(bench: Benchmark, judge: Judge) -> tuple[Benchmark, Benchmark]:
     In the second, modalities carry what their reader shows."""
     shown = {}
     for m, (k, spec) in enumerate(bench.specs.items()):
-        found = judge[k].read(spec.prepare(bench.test.values[k][:1], bench.test.available[:1, m], sure=True))
+        first = {k: spec.prepare(bench.test.values[k][:1], bench.test.available[:1, m], sure=True)}
+        found = judge[k].read(bench.shown[k].prepare(rendered(first, bench.render)[k], sure=True))
         shown[k] = tuple(a for a in bench.carries[k] if a in found)
     kept = {a: n for a, n in bench.attributes.items() if any(a in by for by in shown.values())}
     carries = {k: tuple(a for a in carried if a in kept) for k, carried in bench.carries.items()}
@@ -110,15 +111,13 @@ def of_tasks(
     bench: Benchmark,
     judge: Judge,
     towers: Towers,
-    rows: Rows,                                                 # the first test rows
-    draws: Mapping[tuple[str, ...], Mapping[str, Tensor]],      # for these
-    seed: int,
+    rows: Rows,                                                 # the first test rows, rendered
+    draws: Mapping[tuple[str, ...], Mapping[str, Tensor]],      # for these, rendered
 ) -> xr.Dataset:
     "The published tasks on features, scored by towers and readers of what they are features of."
-    of_source = {name: getattr(reader, "reader", reader) for name, reader in judge.items()}
-    scorers = stand_ins(bench.source, towers, of_source)
+    scorers = stand_ins(bench.source, towers, judge)
     seen = Population(rows.values, bench.source.draw(range(len(rows)), "test").values)
-    return scores_of_draws(model, bench, scorers, seen, draws, seed)
+    return scores_of_draws(model, scorers, seen, draws, {k: rows.values[k] for k in bench.render})
 
 # %% ../../nbs/evaluation/07_report.ipynb #259c4656
 @torch.no_grad()
@@ -126,6 +125,7 @@ def judge_draws(
     model,
     bench: Benchmark,
     judge: Judge,
+    shown: Rows,                                            # the test rows, rendered
     rows: int,
     routes: Sequence[tuple[str, ...]],
     seed: int = 0,
@@ -136,22 +136,23 @@ def judge_draws(
     """Coherence of `routes` on the first `rows` complete test rows, and fidelity of draws from nothing.
 
     Also decoder entropy of routes that give labels or nothing and, with `towers`, alignment; of features, the
-    published tasks instead. With too `few` complete rows fidelity alone."""
+    published tasks instead. With too `few` complete rows fidelity alone. What is drawn is rendered once."""
     torch.manual_seed(seed)
-    test = bench.complete(bench.test, rows)
-    open_ = [g for g in routes if set(g) <= set(bench.labels)]
+    enough = not few(bench, bench.test)
+    test = bench.complete(bench.test, rows) if enough else bench.test.select(slice(rows))
+    asked = [g for g in routes if enough or not g]
+    draws = draw(model, bench, test, asked, tick, **options)
+    seen = {given: rendered({k: x.cpu() for k, x in drawn.items()}, bench.render) for given, drawn in draws.items()}
+    first = bench.complete(shown, rows)
     parts = []
-    if not few(bench, bench.test):
-        draws = draw(model, bench, test, routes, tick, **options)
-        parts.append(coherence(bench, judge, test, draws))
+    if enough:
+        parts.append(coherence(bench, judge, first, seen))
+        open_ = [g for g in routes if set(g) <= set(bench.labels)]
         if open_ and bench.attributes:
             parts.append(decoder_entropy(model, bench, judge, test, open_, **options))
-    else:
-        from_nothing = [g for g in routes if not g]
-        draws = draw(model, bench, bench.test.select(slice(rows)), from_nothing, tick, **options)
-    if () in draws: parts.append(fidelity(bench, judge, draws[()], bench.test))
-    if towers and bench.source: parts.append(of_tasks(model, bench, judge, towers, test, draws, seed))
-    elif towers: parts.append(alignment(bench, towers, test, draws))
+    if () in draws: parts.append(fidelity(bench, judge, seen[()], shown, draws[()]))
+    if towers and bench.source: parts.append(of_tasks(model, bench, judge, towers, first, seen))
+    elif towers: parts.append(alignment(bench, towers, first, seen))
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 # %% ../../nbs/evaluation/07_report.ipynb #9c8bb959
@@ -325,7 +326,8 @@ def evaluate(
     drawn = sum(len(bench.specs) - len(g) for g in supported) * len(strengths)     # modalities, over routes
     bar = progress_bar("judging", drawn + drawn // 2, shown=progress)
     drawn_at = lambda strength: judge_draws(
-        model, seen, judge, rows, supported, seed, towers, bar.update, steps=steps, guidance=strength)
+        model, seen, judge, bench.test_shown, rows, supported, seed, towers, bar.update, steps=steps,
+        guidance=strength)
     with torch.random.fork_rng(), autocast(precision, model.device):
         parts = [over_guidance(drawn_at, strengths, several)]
         torch.manual_seed(seed)
@@ -333,7 +335,7 @@ def evaluate(
         if len(test):
             own = {name: ((), *figure) for name, figure in model.own_figures(test).items()}
             parts.append(xr.Dataset(own))
-    if whole: parts.append(verifier_error(judge, known, known.complete(bench.test)))
+    if whole: parts.append(verifier_error(judge, known, known.complete(bench.test_shown)))
     bar.update(bar.total - bar.n)
     bar.close()
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
