@@ -2,12 +2,14 @@
 
   python tools/frozen.py               those that are not there
   python tools/frozen.py image text    these anew, of: encoders, writer, image, audio, text
+  python tools/frozen.py --folder /tmp/frozen --steps 2 --rows 256    does it work?
 
 Encoders first: what renders (image, audio, text) reads their features. About an hour of one core for all. After a
 change every figure of `scene_features` changes: raise RESULTS_VERSION.
 """
+import argparse
 import shutil
-import sys
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +25,7 @@ from muni_nb.data.spec import Benchmark, Rows, Spec
 from muni_nb.features.audio_code import AudioCode
 from muni_nb.features.render import DecoderRenderer, pairs_of, write_renderer
 from muni_nb.features.scenes import (
-    HOP, WIDTH, Sentence, audio_features, encoders, feature_specs, heard)
+    HOP, WIDTH, Encoders, Sentence, audio_features, feature_specs, heard)
 from muni_nb.latent.contrast import info_nce
 from muni_nb.nets.build import Sizes
 from muni_nb.nets.sentence import FROZEN, packed
@@ -31,7 +33,6 @@ from muni_nb.nets.text import BOS, EOS, PAD
 from muni_nb.training.fit import fit
 
 SEED = 20_512_015     # of rows that no benchmark of a usual seed has
-ROWS = 20_000
 GEMMA = dict(
     vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16, max_position_embeddings=128, sliding_window=64,
@@ -104,6 +105,27 @@ class Written(nn.Module):
         return {"loss": nn.functional.cross_entropy(said[:, :-1].mT, target[:, 1:])}
 
 
+@dataclass(frozen=True)
+class Work:
+    "Where models go, and what they learn from."
+    folder: Path = FROZEN
+    rows: int = 20_000
+    steps: int | None = None      # at most so many of each training
+
+    def draw(self, **options) -> dict[str, Tensor]:
+        "The values of the rows to learn from."
+        return draw_rows(range(self.rows), "judge", SEED, **options).values
+
+    def fit(self, model: nn.Module, bench: Benchmark, steps: int, **how) -> None:
+        fit(model, bench, steps=min(steps, self.steps or steps), **how)
+
+    def fresh(self, name: str) -> Path:
+        "An empty folder of this name."
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        (self.folder / name).mkdir(parents=True)
+        return self.folder / name
+
+
 def bench_of(specs: dict[str, Spec], values: dict[str, Tensor]) -> Benchmark:
     "Rows to learn from, of these modalities."
     rows = len(next(iter(values.values())))
@@ -111,52 +133,46 @@ def bench_of(specs: dict[str, Spec], values: dict[str, Tensor]) -> Benchmark:
     return Benchmark("lessons", specs, table, table.select(slice(8)), {}, {}, {})
 
 
-def fresh(name: str) -> Path:
-    "An empty folder of this name."
-    shutil.rmtree(FROZEN / name, ignore_errors=True)
-    (FROZEN / name).mkdir(parents=True)
-    return FROZEN / name
-
-
-def train_encoders() -> None:
+def train_encoders(work: Work) -> None:
     "Pictures', captions' and sounds' encoders, and the audio autoencoder."
-    values = draw_rows(range(ROWS), "judge", SEED, heard=heard).values
+    values = work.draw(heard=heard)
     torch.manual_seed(11)
     aligned = Aligned()
     specs = {"image": SPECS["image"], "text": SPECS["text"], "audio": Spec("audio", "audio", (63, 32))}
     how = {"batch_size": 128, "lr": 2e-3, "warmup": 80, "betas": (0.9, 0.98), "weight_decay": 0.02, "ema": 0.99,
            "clip": 5.0, "lr_scales": False, "precision": "float32"}
-    fit(aligned, bench_of(specs, values), steps=1_000, seed=11, **how)
+    work.fit(aligned, bench_of(specs, values), steps=1_000, seed=11, **how)
     with torch.no_grad():
         aligned.eval()
         said = torch.cat([aligned.text(x) for x in values["text"].split(500)])
         clap = torch.cat([audio_features(aligned.audio, x.float()) for x in values["audio"].split(500)])
         aligned.train()
     specs |= {"text": Spec("text", "vector", (WIDTH,)), "audio": Spec("audio", "vector", (WIDTH,))}
-    fit(Looking(aligned), bench_of(specs, values | {"text": said, "audio": clap}), steps=1_200, seed=15, **how)
+    values |= {"text": said, "audio": clap}
+    work.fit(Looking(aligned), bench_of(specs, values), steps=1_200, seed=15, **how)
     torch.manual_seed(12)
     code = AudioCode(WIDTH, WIDTH)
-    fit(code, bench_of({"clap": Spec("clap", "vector", (WIDTH,))}, {"clap": clap}),
-        steps=2_000, batch_size=256, lr=2e-3, seed=12, precision="float32")
-    write_encoders(aligned, code)
+    work.fit(code, bench_of({"clap": Spec("clap", "vector", (WIDTH,))}, {"clap": clap}),
+             steps=2_000, batch_size=256, lr=2e-3, seed=12, precision="float32")
+    write_encoders(work, aligned, code)
 
 
-def write_encoders(aligned: Aligned, code: AudioCode) -> None:
+def write_encoders(work: Work, aligned: Aligned, code: AudioCode) -> None:
     "As folders of transformers, in half precision; the words' as sentence-transformers lays them out."
     from transformers import ClapFeatureExtractor, CLIPImageProcessor
-    folder = fresh("scenes-image")
+    folder = work.fresh("scenes-image")
     aligned.half().image.save_pretrained(folder)
     side, grey = {"height": 32, "width": 32}, [0.5, 0.5, 0.5]
     CLIPImageProcessor(size=side, crop_size=side, image_mean=grey, image_std=grey).save_pretrained(folder)
 
-    folder = fresh("scenes-text")
+    folder = work.fresh("scenes-text")
     aligned.text.model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     for name, dense in (("2_Dense", aligned.text.up), ("3_Dense", aligned.text.down)):
         (folder / name).mkdir()
         save_file({"linear.weight": dense.weight.detach().contiguous()}, folder / name / "model.safetensors")
 
-    folder = fresh("scenes-audio")
+    folder = work.fresh("scenes-audio")
     aligned.audio.save_pretrained(folder)
     ClapFeatureExtractor(
         feature_size=32, sampling_rate=RATE, hop_length=HOP, fft_window_size=512, max_length_s=2, frequency_min=40,
@@ -164,14 +180,13 @@ def write_encoders(aligned: Aligned, code: AudioCode) -> None:
     save_file(code.half().state_dict(), folder / "code.safetensors")
 
 
-def train_writer() -> None:
+def train_writer(work: Work) -> None:
     "A language model that knows captions and nothing else."
     torch.manual_seed(13)
     written = Written()
-    values = draw_rows(range(ROWS), "judge", SEED).values
-    fit(written, bench_of({"text": SPECS["text"]}, values), steps=1_000, batch_size=128, lr=2e-3, lr_scales=False,
-        seed=13, precision="float32")
-    folder = fresh("scenes-lm")
+    work.fit(written, bench_of({"text": SPECS["text"]}, work.draw()), steps=1_000, batch_size=128, lr=2e-3,
+             lr_scales=False, seed=13, precision="float32")
+    folder = work.fresh("scenes-lm")
     written.model.half().save_pretrained(folder)
     tokenizer().save_pretrained(folder)
 
@@ -202,33 +217,46 @@ RENDERERS = {   # sizes, how it draws, how it learns: from real rows, then from 
 PLAIN = {"steps": 400, "lr": 1e-3, "warmup": 25, "ema": 0.98, "seed": 17}
 
 
-def train_renderer(name: str) -> None:
+def train_renderer(name: str, work: Work) -> None:
     "From features of real rows to what they are of."
-    draw = partial(draw_rows, range(ROWS), "judge", SEED)
-    features = encoders()({name: draw(heard=heard).values[name]})[name]
-    values = draw().values[name]
+    features = Encoders(work.folder)({name: work.draw(heard=heard)[name]})[name]
+    values = work.draw()[name]
     spec = SPECS[name]
     if name == "text":
         spec = feature_specs()["text"]
-        values = packed(torch.zeros(ROWS, WIDTH), values[:, 1:])
+        values = packed(torch.zeros(work.rows, WIDTH), values[:, 1:])
     sizes, options, how = RENDERERS[name]
     torch.manual_seed(14)
     renderer = DecoderRenderer(spec, WIDTH, sizes, **options)
     renderer.centre.copy_(features.mean(0))
     renderer.scale.copy_(features.std(0))
     how = {"seed": 14, "precision": "float32", "ema": 0.998, **how}
-    fit(renderer, pairs_of(features, spec, values), **how)
+    work.fit(renderer, pairs_of(features, spec, values), **how)
     if name != "text":
-        plain = plain_rows(name)[torch.arange(ROWS) % len(CELLS)]
-        fit(renderer, pairs_of(features, spec, plain), **how | PLAIN)
-    write_renderer(FROZEN / f"scenes-render-{name}.safetensors", renderer)
+        plain = plain_rows(name)[torch.arange(work.rows) % len(CELLS)]
+        work.fit(renderer, pairs_of(features, spec, plain), **how | PLAIN)
+    write_renderer(work.folder / f"scenes-render-{name}.safetensors", renderer)
 
 
 TRAINING = {"encoders": ("scenes-image", train_encoders), "writer": ("scenes-lm", train_writer)}
 TRAINING |= {k: (f"scenes-render-{k}.safetensors", partial(train_renderer, k)) for k in RENDERERS}
 
-if __name__ == "__main__":
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"to train anew, of: {', '.join(TRAINING)}")
+    parser.add_argument("--folder", type=Path, default=FROZEN)
+    parser.add_argument("--rows", type=int, default=Work.rows, help="to learn from")
+    parser.add_argument("--steps", type=int, help="at most so many of each training")
+    told = parser.parse_args(arguments)
+    if unknown := [name for name in told.names if name not in TRAINING]:
+        parser.error(f"{unknown[0]} is none of {', '.join(TRAINING)}")
+    work = Work(told.folder, told.rows, told.steps)
     for name, (made, train) in TRAINING.items():
-        if name in sys.argv or not (FROZEN / made).exists(): train()
-    for path in sorted(path for path in FROZEN.rglob("*") if path.is_file()):
-        print(f"{path.relative_to(FROZEN)} {path.stat().st_size / 1e6:.2f} MB")
+        if name in told.names or not (work.folder / made).exists(): train(work)
+    for path in sorted(path for path in work.folder.rglob("*") if path.is_file()):
+        print(f"{path.relative_to(work.folder)} {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__": main()

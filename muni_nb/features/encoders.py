@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'GATED', 'ENCODERS', 'not_here', 'quietly', 'Frozen', 'Undecodable', 'read_rgb', 'Pictures', 'source_of',
-           'Sounds', 'Captions', 'encoder_of']
+           'Sounds', 'mean_state', 'Captions', 'encoder_of']
 
 # %% ../../nbs/features/03_encoders.ipynb #b496028f
 import hashlib
@@ -218,6 +218,12 @@ class Sounds:
         return F.normalize(self.model(input_features=log_mels).audio_embeds.float(), dim=1).cpu()
 
 # %% ../../nbs/features/03_encoders.ipynb #155e7037
+def mean_state(model: nn.Module, ids: Tensor, there: Tensor, **options) -> Tensor:
+    "Mean [B, F] of a model's states over the tokens of ids [B, L] that are `there`, 1 or 0 [B, L]."
+    states = model(input_ids=ids, attention_mask=there, **options).last_hidden_state.float()
+    return (states * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+
+
 class Captions:
     "A frozen model of tokens, the mean of its states, and the linear maps beside it, as in EmbeddingGemma."
     modality = "text"
@@ -262,9 +268,7 @@ class Captions:
         "Features [B, F] of unit length."
         made = self.tokenizer(
             list(read), padding=True, truncation=True, max_length=self.most, return_tensors="pt").to(self.device)
-        there = made["attention_mask"]
-        states = self.model(input_ids=made["input_ids"], attention_mask=there).last_hidden_state.float()
-        mean = (states * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        mean = mean_state(self.model, made["input_ids"], made["attention_mask"])
         return F.normalize(self.maps(mean), dim=1).cpu()
 
 # %% ../../nbs/features/03_encoders.ipynb #d88cf97e

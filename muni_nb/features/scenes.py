@@ -21,6 +21,7 @@ from ..data.scenes import (
 from ..data.spec import Benchmark, Rows, Spec, Truth
 from .audio_code import AudioCode
 from .cache import Standard
+from .encoders import mean_state
 from .render import DecoderRenderer, read_renderer
 from ..gate import one_of, scalar
 from ..nets.sentence import FROZEN, TOKENS, ids_of, packed
@@ -54,9 +55,7 @@ class Sentence(nn.Module):
         self.model, self.up, self.down = model, up, down
 
     def forward(self, ids: Tensor) -> Tensor:
-        there = ids != PAD
-        words = self.model(input_ids=ids, attention_mask=there.long(), use_cache=False).last_hidden_state
-        mean = (words * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        mean = mean_state(self.model, ids, (ids != PAD).long(), use_cache=False)
         return F.normalize(self.down(self.up(mean)), dim=1)
 
 
