@@ -100,7 +100,7 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Of Muon, each is split into its matrices and the rest."""
     groups = parameter_groups(model, recipe.lr_scales)
     how = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
-    if recipe.optimiser == "adamw": return torch.optim.AdamW(groups, recipe.lr, **how)
+    if recipe.optimiser == "adamw": return torch.optim.AdamW(groups, recipe.lr, foreach=True, **how)
     chosen = matrices(model, throughout=recipe.optimiser == "muon throughout")
     split = []
     for group in groups:
