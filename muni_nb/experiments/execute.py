@@ -28,6 +28,7 @@ from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong, 
 from ..gate import InputTypeError, device_of, flag
 from ..training.fit import fit
 from ..training.progress import say
+from ..training.trackers import Tracker
 
 # %% ../../nbs/experiments/03_execute.ipynb #93a7f27c
 def waiting_for(what: str):
@@ -48,6 +49,7 @@ def trained(
     folder: str | Path,
     device: str = "cpu",
     progress: bool = False,
+    tracker: Tracker | None = None,
 ) -> tuple[torch.nn.Module, xr.Dataset]:
     """The model of a run and its learning curves: read from `folder`/models, or trained and kept there.
 
@@ -62,7 +64,8 @@ def trained(
     with alone(folder / "locks" / f"{run.model_name}.lock", waiting_for(f"model {run.model_name}")):
         found = kept_model(run, kept, device)
         if found: return found
-        curves = fit(model, bench, folder=working, device=device, progress=progress, recipe=run.recipe)
+        options = {"device": device, "progress": progress, "tracker": tracker, "recipe": run.recipe}
+        curves = fit(model, bench, folder=working, **options)
         model.save(kept)
         write_whole(kept / "run.yaml", as_yaml(values_of(run)).encode())
         curves = curves.assign_attrs(device=device, threads=torch.get_num_threads())
