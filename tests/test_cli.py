@@ -44,6 +44,13 @@ def test_a_trained_model_is_that_of_a_sweep(folder, capsys):
     swept = answered(capsys, "sweep", listed, folder, *SMALL, "--workers", 0)
     assert swept["figures"] == result["figures"]
     assert (told.parent / "model.safetensors").stat().st_mtime_ns == made      # nothing was trained again
+    assert answered(capsys, "share", folder, folder / "shared") == {"shared": str(folder / "shared")}
+    assert "| nothing → all agree: both |" in (folder / "shared/README.md").read_text()      # its figures
+    (lines,) = answered(capsys, "report", folder)["tables"].values()
+    assert {line["cell"] for line in lines} == {"mixture"} and {line["n"] for line in lines} == {1}
+    listed.write_text("runs: [{cell: mixture, routes: {pooling: moe}}, {cell: lacking, seed: 7}]")
+    (lacking,) = answered(capsys, "report", folder, "--runs", listed, *SMALL)["missing"]
+    assert lacking["cell"] == "lacking" and lacking["training"] > 0
 
 
 def test_all_settings_go_to_a_file_and_back(tmp_path, capsys):
@@ -76,7 +83,8 @@ WRONG = {
     "a device": (["train", "--preset", "smoke", "--device", "gpu"], "device 'gpu' cannot be used"),
     "no model": (["evaluate", "nowhere"], "there is no trained model in nowhere"),
     "dots": (["doctor", "--recipe.steps", "3"], "doctor takes no options with dots"),
-    "a study": (["report", "nothing"], "nothing is not a readable dataset"),
+    "a study": (["report", "nothing"], "there are no results at nothing, and no study is called so"),
+    "a tracker": (["train", "--track", "tensorbord=logs"], "unknown tracker 'tensorbord': did you mean tensorboard"),
     "a notebook": (["sweep", "nowhere.ipynb"], "there is no notebook nowhere.ipynb")}
 
 

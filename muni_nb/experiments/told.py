@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Loader', 'value_of', 'read_config', 'Dumper', 'as_yaml', 'merged', 'nested', 'dotted', 'part_names',
-           'check_part', 'run_told', 'values_of', 'preset_values', 'options_in_words', 'help_on_runs']
+           'check_part', 'run_told', 'values_of', 'preset_values', 'options_in_words', 'help_on_runs', 'runs_told']
 
 # %% ../../nbs/experiments/02_told.ipynb #97ac714c
 import json
@@ -18,7 +18,7 @@ import yaml
 
 from .run import (
     BENCHMARKS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, checked, named, run_of, settings, types_of)
-from ..gate import InputError, InputTypeError, brief, one_of, path_of
+from ..gate import InputError, InputTypeError, brief, nearest, one_of, path_of
 from ..nets.build import Sizes
 
 # %% ../../nbs/experiments/02_told.ipynb #ae8c7b85
@@ -160,3 +160,22 @@ def help_on_runs() -> str:
     dotted = {name: value for name, value in values_of(Run("run")).items() if isinstance(value, Mapping)}
     return "\n".join(["options with dots, and their defaults (values are YAML, lists [1, 2]; --options and --bench are",
                       "those of the model and benchmark that are chosen):", *options_in_words(dotted)])
+
+# %% ../../nbs/experiments/02_told.ipynb #c2e5a699
+def runs_told(values, preset: str | None = None, changes: Mapping = {}) -> list[Run]:
+    "The runs that a YAML file lists; InputError that says which is wrong."
+    if isinstance(values, list): values = {"runs": values}
+    if not isinstance(values, Mapping) or not isinstance(values.get("runs"), list):
+        raise InputError("a file of runs must say runs: [{cell: ...}, ...], and may say shared: {...}, seeds: [...]")
+    for name in values:
+        if name not in ("shared", "runs", "seeds"):
+            raise InputError(f"unknown entry {name!r} of a file of runs{nearest(name, ['shared', 'runs', 'seeds'])}")
+    found, seeds = [], values.get("seeds") or [None]
+    for i, each in enumerate(values["runs"]):
+        if not isinstance(each, Mapping): raise InputError(f"runs[{i}] must be named values, got {each!r}")
+        one = merged(merged(values.get("shared") or {}, {"cell": f"run {i}"} | dict(each)), changes)
+        benchmark = (one.get("bench") or {}).get("benchmark", "quadrant_digits")
+        if preset: one = merged(preset_values(preset, benchmark), one)
+        try: found += [run_told(one if seed is None else {**one, "seed": seed}) for seed in seeds]
+        except InputError as error: raise InputError(f"runs[{i}]: {error}") from None
+    return found
