@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -594,6 +594,11 @@ class Files:
     @property
     def known(self) -> list[Path]: return [path for path in self.paths if path]
 
+    @property
+    def waves(self) -> bool:
+        "Whether they are sounds."
+        return all(path.suffix.lower() == ".wav" for path in self.known)
+
     def read(self, path: Path) -> np.ndarray:
         "What a file holds. ValueError, naming it, if it does not decode."
         try: return READERS[path.suffix.lower()](path, self.size, self.sound)
@@ -701,4 +706,7 @@ def from_folder(
         keep = place(folder / "decoded" if keep is None else keep, "keep")
         found |= {name: on_disk(each, keep) for name, each in files.items()}
         options["available"] = and_there(options.get("available"), files)
-    return from_arrays(found, **{"name": folder.resolve().name, **options})
+    bench = from_arrays(found, **{"name": folder.resolve().name, **options})
+    heard = {name: bench.restore[name] for name, each in files.items() if each.waves}
+    hear = lambda x, restore: (sound.waveforms(restore(x)), sound.rate)
+    return replace(bench, hear={name: partial(hear, restore=restore) for name, restore in heard.items()})

@@ -10,7 +10,7 @@ __all__ = ['ATTRIBUTES', 'CARRIES', 'CELLS', 'LEXICON', 'PARTS', 'TEMPLATES', 'S
            'read_captions', 'disc', 'box', 'bar', 'bell', 'drum', 'bird', 'horn', 'clock', 'flute', 'siren', 'frog',
            'draw_icons', 'draw_ground', 'each_one', 'place_icons', 'draw_image', 'sweep', 'fade', 'tones', 'chime',
            'thump', 'chirp', 'honk', 'tick', 'toot', 'wail', 'croak', 'draw_hits', 'draw_ambience', 'draw_audio', 'mel',
-           'log_mel', 'mel_power', 'observed', 'numbers', 'waveform', 'draw_rows', 'scenes']
+           'log_mel', 'mel_power', 'hear', 'observed', 'numbers', 'waveform', 'draw_rows', 'scenes']
 
 # %% ../../nbs/data/05_scenes.ipynb #0c53bc65
 import math
@@ -27,6 +27,7 @@ from torch import Tensor
 from .digits import check, in_blocks, uniforms
 from .spec import Benchmark, Rows, Spec, Truth
 from ..gate import InputError, brief, scalar, tensor_of
+from ..nets.audio import listen
 from ..nets.text import BOS, EOS, PAD, UNK
 
 # %% ../../nbs/data/05_scenes.ipynb #bac8a85e
@@ -489,6 +490,11 @@ def mel_power(x: Tensor) -> Tensor:
     The way back from the last steps of `log_mel`."""
     return ((x * SPREAD + MEAN).exp() - FLOOR).clamp(min=0)
 
+
+def hear(x: Tensor) -> tuple[Tensor, int]:
+    "Waveforms [N, 16000] of standardised log-mels [N, 32, 64], and their rate."
+    return listen(mel_power(x), mel()), RATE
+
 # %% ../../nbs/data/05_scenes.ipynb #581c09e7
 WIDTHS = {
     "available": 1,
@@ -587,4 +593,5 @@ def scenes(
                 "availability": availability, "held_out": held_out},
         truth=Truth(draw, lessons=lambda n: draw(range(n), "judge")),
         decode=captions,
-        reads={"text": read_captions})
+        reads={"text": read_captions},
+        hear={"audio": hear})

@@ -281,6 +281,8 @@ class Benchmark:
     restore: Mapping[str, Callable[[Tensor], object]] = field(default_factory=dict)
     # modality of features [N, F] -> what makes pictures, sounds or captions of its `spec` from them
     render: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    # modality of sounds -> waveforms [N, samples], and their rate in Hz, of its values as rows hold or models draw them
+    hear: Mapping[str, Callable[[Tensor], tuple[Tensor, int]]] = field(default_factory=dict)
     source: "Benchmark | None" = None      # what the features are of: its judges read what is rendered
 
     def __post_init__(self):
@@ -289,7 +291,7 @@ class Benchmark:
         for a, n in self.attributes.items():
             check_name(a, "attribute", ROUTES)
             if n < 1: raise InputError(f"attributes: {a} must have 1 or more values, got {n}")
-        for what in ("carries", "reads", "restore", "render"):
+        for what in ("carries", "reads", "restore", "render", "hear"):
             for k in getattr(self, what):
                 if k not in specs:
                     raise InputError(f"{what} speaks of {k!r}, which is no modality{nearest(k, names)}")

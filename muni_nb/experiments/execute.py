@@ -23,10 +23,12 @@ from ..evaluation.report import evaluate
 from ..evaluation.verifier import judge_for
 from .run import Run, bench_of
 from .store import find, read_result, write_result
-from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong
+from .told import as_yaml, values_of
+from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong, write_whole
 from ..gate import InputTypeError, device_of, flag
 from ..training.fit import fit
 from ..training.progress import say
+from ..training.trackers import Tracker
 
 # %% ../../nbs/experiments/03_execute.ipynb #93a7f27c
 def waiting_for(what: str):
@@ -47,10 +49,12 @@ def trained(
     folder: str | Path,
     device: str = "cpu",
     progress: bool = False,
+    tracker: Tracker | None = None,
 ) -> tuple[torch.nn.Module, xr.Dataset]:
     """The model of a run and its learning curves: read from `folder`/models, or trained and kept there.
 
-    Training goes on from a checkpoint if there is one."""
+    Beside it stays `run.yaml`, the run that first asked for it, see `told.run_told`. Training goes on from a
+    checkpoint if there is one."""
     bench = bench_of(run.bench)
     folder = Path(folder)
     kept = folder / "models" / run.model_name
@@ -60,8 +64,10 @@ def trained(
     with alone(folder / "locks" / f"{run.model_name}.lock", waiting_for(f"model {run.model_name}")):
         found = kept_model(run, kept, device)
         if found: return found
-        curves = fit(model, bench, folder=working, device=device, progress=progress, recipe=run.recipe)
+        options = {"device": device, "progress": progress, "tracker": tracker, "recipe": run.recipe}
+        curves = fit(model, bench, folder=working, **options)
         model.save(kept)
+        write_whole(kept / "run.yaml", as_yaml(values_of(run)).encode())
         curves = curves.assign_attrs(device=device, threads=torch.get_num_threads())
         write_result(curves, kept / "curves.nc")                     # last: where it is, the model is whole
         shutil.rmtree(working, ignore_errors=True)

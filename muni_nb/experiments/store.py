@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'ours', 'studies', 'digests',
-           'recorded', 'held', 'keep', 'find', 'read', 'check_comparable', 'gather']
+           'recorded', 'held', 'keep', 'find', 'read', 'check_comparable', 'side_by_side', 'gather']
 
 # %% ../../nbs/experiments/02_store.ipynb #bb844042
 import json
@@ -161,22 +161,27 @@ SHARED = (   # attributes that runs may have in common
     "evaluation_rows", "decoder_steps", "versions", "device", "training_precision", "evaluation_precision")
 
 # %% ../../nbs/experiments/02_store.ipynb #4ae35981
-def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
-    """The finished ones of `runs` as one dataset over (cell, seed), cells in their order; ValueError if there is none.
+def side_by_side(results: Iterable[tuple[str, int, xr.Dataset]]) -> xr.Dataset:
+    """Results by cell and seed, one or more, as one dataset over (cell, seed), cells in their order.
 
     What was left out of them is its attribute `left_out`, {cell: {seed: {what: why}}} as JSON."""
     cells: dict[str, list[xr.Dataset]] = {}
     left_out: dict[str, dict[int, dict]] = {}
-    runs = list(runs)
-    check_comparable(runs)
-    for run in runs:
-        if not find(run, *places): continue
-        ds = read(run, *places).drop_encoding()                       # a whole number may be missing once gathered
+    for cell, seed, ds in results:
+        ds = ds.drop_encoding()                                       # a whole number may be missing once gathered
         ds = ds.drop_vars(AXES, errors="ignore")                      # of this run's given sets alone
-        if "left_out" in ds.attrs: left_out.setdefault(run.cell, {})[run.seed] = json.loads(ds.attrs["left_out"])
+        if "left_out" in ds.attrs: left_out.setdefault(cell, {})[seed] = json.loads(ds.attrs["left_out"])
         ds.attrs = {k: v for k, v in ds.attrs.items() if k in SHARED}
-        cells.setdefault(run.cell, []).append(ds.expand_dims(cell=[run.cell], seed=[run.seed]))
-    if not cells: raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}")
+        cells.setdefault(cell, []).append(ds.expand_dims(cell=[cell], seed=[seed]))
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}
     whole = xr.concat([xr.concat(parts, "seed", **options) for parts in cells.values()], "cell", **options)
     return whole.assign_attrs(left_out=json.dumps(left_out)) if left_out else whole
+
+
+def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
+    "The finished ones of `runs`, see `side_by_side`; ValueError if there is none."
+    runs = list(runs)
+    check_comparable(runs)
+    finished = [run for run in runs if find(run, *places)]
+    if not finished: raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}")
+    return side_by_side((run.cell, run.seed, read(run, *places)) for run in finished)

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
            'NonFiniteLoss', 'unusual', 'not_finite', 'train_step', 'recipe_of', 'checkpoint_of', 'checkpoint_bytes',
-           'fit', 'curves', 'rehearse']
+           'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
 import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from ..nets.precision import PRECISIONS, autocast, precision_in_force
 from .checkpoint import pack, read_state, unpack, write_state
 from .muon import Muon, matrices
 from .progress import progress_bar
+from .trackers import Tracker
 
 # %% ../../nbs/training/01_fit.ipynb #a6f9b509
 LARGEST_SEED = 2**32 - 1   # that all libraries below take
@@ -202,7 +204,7 @@ def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     if not isinstance(recipe, Recipe | None):
         raise InputTypeError(f"recipe must be Recipe(...), got {recipe!r}")
     known = [field.name for field in fields(Recipe)]
-    others = ["folder", "device", "save_every", "log_every", "progress", "recipe"]
+    others = ["folder", "device", "save_every", "log_every", "progress", "tracker", "recipe"]
     for name in changes:
         if name not in known: raise InputTypeError(f"fit takes no {name!r}{nearest(name, known + others)}")
     return replace(recipe or Recipe(), **changes)
@@ -222,6 +224,20 @@ def checkpoint_bytes(model: nn.Module) -> int:
     "How large a checkpoint will be, about: weights, their average and two moments."
     return 4 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
 
+
+@contextmanager
+def tracking(tracker: Tracker | None, run: Mapping) -> Iterator[Callable[[int, Mapping], None]]:
+    "What to tell a tracker of a run's terms with, nothing without one; it is told when the `with` begins and ends."
+    if tracker is None:
+        yield lambda step, values: None
+        return
+    tracker.started(flat(run))
+    try: yield tracker.terms
+    except BaseException:
+        tracker.finished(whole=False)
+        raise
+    tracker.finished(whole=True)
+
 # %% ../../nbs/training/01_fit.ipynb #07fd7839
 def fit(
     model: nn.Module,
@@ -232,6 +248,7 @@ def fit(
     save_every: int = 250,               # steps from one checkpoint to the next
     log_every: int = 20,                 # steps from one point of the curves to the next
     progress: bool = True,               # show how far it is
+    tracker: Tracker | None = None,      # told the curves as they grow, see training.trackers
     recipe: Recipe | None = None,
     **changes,                           # fields of `Recipe`: steps, seed, lr, ...
 ) -> xr.Dataset:
@@ -245,6 +262,8 @@ def fit(
     whole(save_every, "save_every", least=1)
     whole(log_every, "log_every", least=1)
     flag(progress, "progress")
+    if not isinstance(tracker, Tracker | None):
+        raise InputTypeError(f"tracker must have the methods of training.trackers.Tracker, got {brief(tracker)}")
     device = device_of(device)
     if not isinstance(bench, Benchmark):
         raise InputTypeError(f"bench must be a Benchmark, got {brief(bench)}")
@@ -253,7 +272,7 @@ def fit(
     if hasattr(model, "specs"): bench = bench.arranged(model.specs)      # masks in the model's order
     if hasattr(model, "check_weights"): model.check_weights()
     path = None if folder is None else place(folder) / "checkpoint.safetensors"
-    who = {} if path is None else identity(model, bench, recipe)
+    who = {} if path is None and tracker is None else identity(model, bench, recipe)
     model.to(device, memory_format=torch.channels_last)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     optimiser = optimiser_of(model, recipe)
@@ -267,13 +286,16 @@ def fit(
         beside = 1 if resumed else 2                      # the next is written beside the last
         ready_to_write(path.parent, beside * checkpoint_bytes(model))
     began = time.perf_counter() - seconds
-    with torch.random.fork_rng(), progress_bar("training", recipe.steps, initial=start, shown=progress) as bar:
+    bar = progress_bar("training", recipe.steps, initial=start, shown=progress)
+    with torch.random.fork_rng(), bar, tracking(tracker, who) as tell:
         for step in range(start, recipe.steps):
             terms = train_step(model, optimiser, bench, recipe, step, device)
             ema.update_parameters(model)
             if (done := step + 1) % log_every == 0 or done == recipe.steps:
                 curve.append({"step": done, **{k: v.item() for k, v in terms.items()}})
-                bar.set_postfix({k: f"{v:.3g}" for k, v in curve[-1].items() if k != "step"}, refresh=False)
+                last = {k: v for k, v in curve[-1].items() if k != "step"}
+                tell(done, last)
+                bar.set_postfix({k: f"{v:.3g}" for k, v in last.items()}, refresh=False)
             if path and (done % save_every == 0 or done == recipe.steps):
                 note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
                 write_state(path, pack(model, ema, optimiser), note)
