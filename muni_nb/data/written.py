@@ -66,7 +66,7 @@ def write_drawn(values: Mapping[str, Tensor], bench: Benchmark, folder: str | Pa
     "What a model of a benchmark drew, {modality: values [N, ...]}, as files in `folder`; their paths."
     folder = ready_to_write(folder)
     values = {name: each.cpu() for name, each in values.items()}
-    shown, specs = rendered(values, bench.specs, bench.render)
+    shown, specs = rendered(values, bench.render), bench.shown
     files = {}
     for name in shown: files |= files_of(name, shown[name], specs[name], bench)
     seen = ("image", "category", "text")                              # kinds whose files say all of a value
