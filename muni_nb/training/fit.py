@@ -317,7 +317,7 @@ def curves(curve: list[dict], seconds: float, recipe: Recipe) -> xr.Dataset:
     return xr.Dataset({"term_value": values}, attrs={"recipe": json.dumps(asdict(recipe)), "train_seconds": seconds})
 
 # %% ../../nbs/training/01_fit.ipynb #18a445b0
-def rehearse(model: nn.Module, bench: Benchmark, steps: int = 20) -> tuple[float, float]:
+def rehearse(model: nn.Module, bench: Benchmark, steps: int = 50) -> tuple[float, float]:
     """Loss in nats early and late in a short run, in which it must fall.
 
     AssertionError if it does not, or if a model that was saved and loaded is not the same."""
