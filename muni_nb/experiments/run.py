@@ -318,8 +318,8 @@ def settings(
 ) -> dict:
     "What the ablations' runs share, as arguments of `Run`."
     if small:
-        sizes, recipe = Sizes.tiny(), Recipe(steps=training or 12, batch_size=32)
-        judged = {"rows": 16, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 16}
+        sizes, recipe = Sizes.tiny(), Recipe(steps=training or 6, batch_size=32)
+        judged = {"rows": 16, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 8}
     elif quick:
         sizes = Sizes.cpu(size).but(image_decoder=(32, 64), image_encoder=(24, 48, 64))
         recipe = Recipe(steps=training or 1_800, batch_size=64, lr=2e-3, optimiser="muon")

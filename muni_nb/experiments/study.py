@@ -150,7 +150,7 @@ class Study:
         return self.out / "runs"
 
     def at(self, **by_preset: Any) -> Any:
-        "The value for the preset in force, such as `study.at(smoke=12, default=1_500)`."
+        "The value for the preset in force, such as `study.at(smoke=6, default=1_500)`."
         return by_preset[one_of(self.preset, "preset", list(by_preset))]
 
     def found(self, run: Run) -> bool:
