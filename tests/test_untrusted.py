@@ -9,7 +9,7 @@ import pytest
 
 from muni_nb.data import mnist, own
 from muni_nb.features.corpora import Corpus, Item
-from muni_nb.files import TEXT, FileError, read_values
+from muni_nb.files import TEXT_BYTES, FileError, read_values
 from muni_nb.gate import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def test_a_pickle_in_place_of_an_array_is_not_run(tmp_path):
 
 def test_texts_are_bounded_before_they_are_read(tmp_path):
     path = tmp_path / "config.json"
-    with open(path, "wb") as file: file.truncate(TEXT + 1)        # of zeros, which take no room on disk
+    with open(path, "wb") as file: file.truncate(TEXT_BYTES + 1)        # of zeros, which take no room on disk
     with pytest.raises(FileError, match="are plenty.*: copy it again"): read_values(path, "model", "copy it again")
 
 

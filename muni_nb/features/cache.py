@@ -24,7 +24,7 @@ from .audio_code import AudioCode, read_code
 from ..data.own import OnDisk, divided
 from ..data.spec import Benchmark, Rows, Spec
 from ..files import (
-    BLANK, TEXT, FileError, check_seal, read_bytes, read_tensors, read_values, sealed, unreadable, write_tensors,
+    BLANK, TEXT_BYTES, FileError, check_seal, read_bytes, read_tensors, read_values, sealed, unreadable, write_tensors,
     write_values, write_whole)
 from ..gate import InputError, check_fields, one_of, path_of, several_of, typed, whole
 from ..nets.sentence import GEMMA, TOKENS, packed
@@ -132,7 +132,7 @@ def mapped(path: Path, rows: int, width: int, precision: str) -> tuple[np.memmap
     if not path.is_file(): raise unreadable(path, what, "it is missing", remedy)
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > TEXT: raise unreadable(path, what, "its head is damaged", remedy)
+        if size > TEXT_BYTES: raise unreadable(path, what, "its head is damaged", remedy)
         try: head = json.loads(file.read(size))
         except ValueError as error: raise unreadable(path, what, "its head is damaged", remedy) from error
     told = head.get("features", {})
