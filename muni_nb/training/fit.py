@@ -102,7 +102,7 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Of Muon, each is split into its matrices and the rest."""
     groups = parameter_groups(model, recipe.lr_scales)
     how = {"betas": recipe.betas, "weight_decay": recipe.weight_decay}
-    if recipe.optimiser == "adamw": return torch.optim.AdamW(groups, recipe.lr, foreach=True, **how)
+    if recipe.optimiser == "adamw": return torch.optim.AdamW(groups, recipe.lr, fused=True, **how)
     chosen = matrices(model, throughout=recipe.optimiser == "muon throughout")
     split = []
     for group in groups:
@@ -192,7 +192,7 @@ def train_step(
     for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step, getattr(model, "stages", {}))
     optimiser.zero_grad(set_to_none=True)
     if terms["loss"].requires_grad: terms["loss"].backward()      # a batch may hold nothing to learn from
-    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, foreach=True)
     if not norm.isfinite():
         raise not_finite(f"the gradient norm is {norm.item()}", model, bench, recipe, step)
     optimiser.step()
