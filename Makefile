@@ -27,7 +27,7 @@ test: $(READY) ## lint, run every notebook, the ablations at their smoke preset,
 
 publish: $(READY) ## gather anew, from the committed records, what README and nbs/results.ipynb show
 	@mkdir -p runs
-	for study in routing peers five_views one_to_many scenes; do \
+	for study in routing peers five_views one_to_many scenes image_text_audio; do \
 	  $(BIN)/papermill --log-output ablations/$$study.ipynb runs/$$study.ipynb -p publish True || exit 1; done
 	$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace nbs/index.ipynb nbs/results.ipynb
 	$(BIN)/nbdev_clean

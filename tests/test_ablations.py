@@ -7,6 +7,7 @@ import pytest
 
 from muni_nb.data import scenes
 from muni_nb.data.spec import Benchmark
+from muni_nb.experiments import run
 from muni_nb.experiments.store import find
 from muni_nb.experiments.study import Study
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDED = {     # the presets that compute nothing
     "routing": "long", "detach": "default", "rate": "default", "reference": "default",
     "peers": "default", "five_views": "default", "one_to_many": "default", "scenes": "default",
+    "image_text_audio": "default",
 }
 
 
@@ -36,6 +38,9 @@ def test_records_hold_every_run_that_an_ablation_asks_for(name, preset, monkeypa
     # what is looked at before it sweeps, in part
     every_row = scenes.scenes
     monkeypatch.setattr(scenes, "scenes", lambda **told: every_row(**told | {"rows": 64, "test_rows": 64}))
+    whole = run.bench_of
+    few = lambda told: {**told, "rows": 64, "test_rows": 64} if told["benchmark"] == "scene_features" else told
+    monkeypatch.setattr(run, "bench_of", lambda told: whole(few(told)))
     cells = json.loads((ROOT / "ablations" / f"{name}.ipynb").read_text())["cells"]
     namespace = {"__name__": "__main__"}
     with pytest.raises(Asked) as asked:
