@@ -7,10 +7,10 @@ READY := .venv/.ready
 CHECK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MUNI_NB_PRESET=smoke
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation test publish lab export clean hooks
+.PHONY: help setup ablation test browser-test publish lab export clean hooks
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'Variables: PYTHON=python3.12 (3.11 or newer, for .venv), ARGS="-p preset smoke"'
 
 setup: $(READY) ## make .venv and install the package with its tools
@@ -24,6 +24,10 @@ test: $(READY) ## lint, run every notebook, the ablations at their smoke preset,
 	$(CHECK) $(BIN)/nbdev_test --n_workers 2 --timing
 	$(CHECK) $(BIN)/nbdev_test --path ablations --n_workers 2 --timing
 	$(CHECK) $(BIN)/python -m pytest -n 2 --durations=10
+
+browser-test: $(READY) ## click through the explorer in a real Chromium, if there is one: runs/browser has screenshots
+	@$(BIN)/python -c 'import playwright' 2> /dev/null || $(BIN)/python -m pip install --no-compile -c constraints.txt playwright
+	$(CHECK) $(BIN)/python -m pytest tests/browser.py -rs
 
 publish: $(READY) ## gather anew, from the committed records, what README and nbs/results.ipynb show
 	@mkdir -p runs

@@ -1,5 +1,6 @@
 "The command line, from arguments to files and exit codes; everything in this process."
 import json
+import subprocess
 
 import nbformat
 import numpy as np
@@ -126,3 +127,18 @@ def test_a_notebook_is_run_with_parameters(tmp_path, capsys, monkeypatch):
 def test_the_doctor_says_what_is_slow(tmp_path, capsys):
     found = answered(capsys, "doctor", tmp_path)
     assert found["processor"]["threads"] == 1 and found["folders"][0]["writable"] and isinstance(found["slow"], list)
+
+
+def test_the_explorer_is_opened_in_jupyterlab(tmp_path, monkeypatch, capsys):
+    called = []
+    ended = lambda command, cwd: called.append((command[1:], cwd)) or subprocess.CompletedProcess(command, code)
+    monkeypatch.setattr(subprocess, "run", ended)
+    code = 0
+    assert main(["explore", "--no-browser", "--port", "9000"]) == 0
+    (command, root), = called
+    assert command == ["-m", "jupyterlab", "nbs/explore.ipynb", "--port=9000", "--no-browser"]
+    assert (root / command[2]).is_file()
+    code = 3
+    assert main(["explore"]) == 1 and "exit code 3" in capsys.readouterr().err
+    monkeypatch.setattr("muni_nb.__main__.repository_root", lambda: tmp_path)
+    assert main(["explore"]) == 2 and "comes with the repository" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -283,6 +284,8 @@ class Benchmark:
     render: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     # modality of sounds -> waveforms [N, samples], and their rate in Hz, of its values as rows hold or models draw them
     hear: Mapping[str, Callable[[Tensor], tuple[Tensor, int]]] = field(default_factory=dict)
+    # modality of features -> its values of what a person gives: pictures [N, C, H, W], N captions, waveforms [N, samples]
+    see: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
     source: "Benchmark | None" = None      # what the features are of: its judges read what is rendered
 
     def __post_init__(self):
@@ -291,7 +294,7 @@ class Benchmark:
         for a, n in self.attributes.items():
             check_name(a, "attribute", ROUTES)
             if n < 1: raise InputError(f"attributes: {a} must have 1 or more values, got {n}")
-        for what in ("carries", "reads", "restore", "render", "hear"):
+        for what in ("carries", "reads", "restore", "render", "hear", "see"):
             for k in getattr(self, what):
                 if k not in specs:
                     raise InputError(f"{what} speaks of {k!r}, which is no modality{nearest(k, names)}")

@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'HOP', 'RENDERERS', 'clap_mel', 'heard', 'Sentence', 'audio_features', 'Encoders', 'encoders', 'renderers',
-           'read_sentences', 'feature_specs', 'scene_features']
+           'read_sentences', 'feature_specs', 'Look', 'standardised_scenes', 'scene_features']
 
 # %% ../../nbs/features/06_scenes.ipynb #5a2404ad
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 
 from ..data.digits import check
 from ..data.scenes import (
-    ATTRIBUTES, CARRIES, MIXTURES, RATE, SPECS, VOCABULARY, captions, draw_rows, kept, read_captions, scenes)
+    ATTRIBUTES, CARRIES, MIXTURES, RATE, SPECS, VOCABULARY, captions, draw_rows, kept, read_captions, scenes, tokenise)
 from ..data.spec import Benchmark, Rows, Spec, Truth
 from .audio_code import AudioCode
 from .cache import Standard
@@ -134,17 +137,36 @@ def feature_specs(text: str = "sentence") -> dict[str, Spec]:
     return {"image": seen, "text": said[text], "audio": heard}
 
 # %% ../../nbs/features/06_scenes.ipynb #aaf854ae
-def scene_features(
-    rows: int = 20_000,
-    test_rows: int = 2_000,
-    seed: int = 0,
-    availability: str = "full",     # of train rows, as of `scenes`
-    held_out: float = 0.0,          # share of the cells that train rows lack
-    text: str = "sentence",         # captions as sentences or as vectors
-) -> Benchmark:
-    """Scenes as features [64] of frozen encoders, standardised by the train rows that have them.
+@dataclass(frozen=True)
+class Look:
+    "How what a person gives of one modality becomes what models see: its standardised features, of sentences also ids."
+    name: str
+    standard: Standard
+    sentence: bool
 
-    What a model draws is rendered, and read by the judges of `scenes`. ValueError on a bad option."""
+    def seen(self, raw: Tensor, held: Tensor) -> Tensor:
+        "Values [N, ...] of raw features [N, F] of what scenes hold."
+        features = self.standard(raw)
+        return packed(features, held[:, 1:]) if self.sentence else features
+
+    def __call__(self, given: Any) -> Tensor:
+        """Values [N, ...] of pictures uint8 [N, 3, 32, 32], captions, or waveforms [N, 16000] at 8 kHz.
+
+        ValueError for a caption with unknown words."""
+        held = {"image": lambda: given, "text": lambda: tokenise(given), "audio": lambda: heard(given)}[self.name]()
+        return self.seen(encoders()({self.name: held})[self.name], held)
+
+
+def standardised_scenes(
+    standards: Mapping[str, Standard] | None,     # None: those of the train rows
+    rows: int,
+    test_rows: int,
+    seed: int,
+    availability: str,
+    held_out: float,
+    text: str,
+) -> Benchmark:
+    "The benchmark of `scene_features`; with `standards` that are known, train rows may be few."
     options = check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
     _, rows, test_rows, seed, availability = options.values()
     text = one_of(text, "text", ("sentence", "vector"))
@@ -154,13 +176,14 @@ def scene_features(
     draw = partial(draw_rows, seed=seed, held_out=held_out, heard=heard)
     shown = draw(range(rows), "train", availability=availability)
     raw = encoders()(shown.values)
-    seen = {k: v[there] for (k, v), there in zip(raw.items(), shown.available.unbind(1))}
-    standards = {k: Standard(v.mean(0), v.std(0)) for k, v in seen.items()}
+    if standards is None:
+        seen = {k: v[there] for (k, v), there in zip(raw.items(), shown.available.unbind(1))}
+        standards = {k: Standard(v.mean(0), v.std(0)) for k, v in seen.items()}
+    looks = {k: Look(k, standard, k == "text" and text == "sentence") for k, standard in standards.items()}
 
     def told(rows: Rows, raw: dict[str, Tensor]) -> Rows:
         "The rows with their features for values."
-        values = {k: standard(raw[k]) for k, standard in standards.items()}
-        if text == "sentence": values["text"] = packed(values["text"], rows.values["text"][:, 1:])
+        values = {k: look.seen(raw[k], rows.values[k]) for k, look in looks.items()}
         return Rows(values, rows.attributes, rows.private, rows.available)
 
     @lru_cache(maxsize=16)                                          # every model is judged by the same further rows
@@ -186,4 +209,19 @@ def scene_features(
         decode=captions,
         reads={"text": read_sentences},
         render=render,
+        see=looks,
         source=scenes(1, 1, seed, held_out=held_out))
+
+
+def scene_features(
+    rows: int = 20_000,
+    test_rows: int = 2_000,
+    seed: int = 0,
+    availability: str = "full",     # of train rows, as of `scenes`
+    held_out: float = 0.0,          # share of the cells that train rows lack
+    text: str = "sentence",         # captions as sentences or as vectors
+) -> Benchmark:
+    """Scenes as features [64] of frozen encoders, standardised by the train rows that have them.
+
+    What a model draws is rendered, and read by the judges of `scenes`. ValueError on a bad option."""
+    return standardised_scenes(None, rows, test_rows, seed, availability, held_out, text)
