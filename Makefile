@@ -19,11 +19,9 @@ ablation: $(READY) ## run the routing ablation: runs/routing.ipynb, results/ (AR
 	@mkdir -p runs
 	$(BIN)/papermill --log-output ablations/routing.ipynb runs/routing.ipynb $(ARGS)
 
-test: $(READY) ## lint, run every notebook, the ablations at their smoke preset, then the tests
+test: $(READY) ## lint, then run every notebook, the ablations at their smoke preset and the tests, in one queue
 	$(BIN)/ruff check -q
-	$(CHECK) $(BIN)/nbdev_test --n_workers 2 --timing
-	$(CHECK) $(BIN)/nbdev_test --path ablations --n_workers 2 --timing
-	$(CHECK) $(BIN)/python -m pytest -n 2 --durations=10
+	$(CHECK) $(BIN)/python -m pytest -n 2 --maxschedchunk 4 --durations=20
 
 browser-test: $(READY) ## click through the explorer in a real Chromium, if there is one: runs/browser has screenshots
 	@$(BIN)/python -c 'import playwright' 2> /dev/null || $(BIN)/python -m pip install --no-compile -c constraints.txt playwright

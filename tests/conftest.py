@@ -7,7 +7,9 @@ import torch
 
 torch.set_num_threads(1)
 
+LONG = ("papermill_sweep", "test_an_ablation_runs", "test_a_notebook_runs", "kills_its_process")
+
 
 def pytest_collection_modifyitems(items):
-    "The longest first, so that no worker waits for it alone at the end."
-    items.sort(key=lambda item: "papermill_sweep" not in item.name)
+    "The longest first, so that no worker waits for them alone at the end."
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))

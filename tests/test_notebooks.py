@@ -1,0 +1,42 @@
+"""Every notebook runs, the ablations at their smoke preset, each in a process of its own.
+
+As `nbdev_test` runs them, without the cells that are marked slow, but in one queue with the tests."""
+import os
+from functools import partial
+from multiprocessing import get_context
+
+import nbdev.test
+import torch._dynamo  # noqa: F401, what an optimiser takes two seconds to import: here once for all
+from execnb.shell import CaptureShell
+from nbdev.config import get_config
+
+from muni_nb.experiments import figures, sweep  # noqa: F401, likewise
+from test_repo import ABLATIONS, LIBRARY, ROOT, every
+
+SLOW = get_config(path=ROOT).tst_flags.split()
+
+
+def run(path):
+    "Run a notebook in this process, which ends: with status 0 if nothing went wrong, else its traceback is told."
+    os.environ["MUNI_NB_PRESET"] = "smoke"
+    nbdev.test.CaptureShell = partial(CaptureShell, mpl_format="png")     # nobody looks: no doubled pixels
+    passed, _ = nbdev.test.test_nb(path, skip_flags=SLOW, basepath=ROOT)
+    raise SystemExit(0 if passed else 1)
+
+
+def runs(path):
+    "Whether a notebook runs in a process that has all that was imported here."
+    child = get_context("fork").Process(target=run, args=(path,))
+    child.start()
+    child.join()
+    return child.exitcode == 0
+
+
+@every(ABLATIONS)
+def test_an_ablation_runs(path):
+    assert runs(path)
+
+
+@every([path for path in LIBRARY if ".ipynb_checkpoints" not in path.parts])
+def test_a_notebook_runs(path):
+    assert runs(path)
