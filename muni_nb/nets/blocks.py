@@ -28,31 +28,29 @@ def time_features(t: Tensor, dim: int = 64) -> Tensor:
 
 # %% ../../nbs/nets/00_blocks.ipynb #6fec77a4
 class Activation(nn.Module):
-    "Normalise `h` [B, C, H, W] and apply SiLU, with statistics in float32."
+    "Normalise `h` [B, C, H, W] and apply SiLU, in float32."
 
     def __init__(self, channels: int, groups: int = 8):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels)
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.silu(self.norm(h))
+        return F.silu(self.norm(h.float()))
 
 # %% ../../nbs/nets/00_blocks.ipynb #a19d8ded
 class FiLM(nn.Module):
     """Normalise `h` [B, C, H, W], scale and shift it by the condition `c` [B, cond], apply SiLU.
 
-    Statistics, scale and shift in float32."""
+    In float32 throughout."""
 
     def __init__(self, channels: int, cond: int, groups: int = 8):
         super().__init__()
-        self.groups = groups
+        self.norm = nn.GroupNorm(groups, channels, affine=False)
         self.gain = nn.Linear(cond, 2 * channels)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        scale, shift = self.gain(c).float().chunk(2, dim=1)
-        side_by_side = h.flatten(0, 1)[None]     # [1, B C, H, W]
-        scaled = F.group_norm(side_by_side, len(h) * self.groups, (1 + scale).flatten(), shift.flatten())
-        return F.silu(scaled.view_as(h))
+        scale, shift = self.gain(c).float()[:, :, None, None].chunk(2, dim=1)
+        return F.silu(torch.addcmul(shift, self.norm(h.float()), 1 + scale))
 
 # %% ../../nbs/nets/00_blocks.ipynb #94baf12d
 class ResBlock(nn.Module):
