@@ -284,7 +284,7 @@ class Benchmark:
     render: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     # modality of sounds -> waveforms [N, samples], and their rate in Hz, of its values as rows hold or models draw them
     hear: Mapping[str, Callable[[Tensor], tuple[Tensor, int]]] = field(default_factory=dict)
-    # modality of features -> its values of what a person gives: pictures [N, C, H, W], N captions, waveforms [N, samples]
+    # modality of features -> its values of what one gives: pictures [N, C, H, W], N captions, waveforms [N, samples]
     see: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
     source: "Benchmark | None" = None      # what the features are of: its judges read what is rendered
 

@@ -226,12 +226,13 @@ def page(
         cells = in_html(name, values, bench.shown[name], bench, f"by {title}")
         said = read.get(name, {}) if name not in bench.labels else {}
         for i, cell in enumerate(cells):
-            told = ", ".join(f"{a} {int(v[i])}" if v[i] >= 0 else f"no {a}" for a, v in said.items())
+            told = "<br>".join(f"{a} {int(v[i])}" if v[i] >= 0 else f"no {a}" for a, v in said.items())
             cells[i] = f"<td>{cell}<br><small>{told}</small></td>"
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     agree = agreement(read)
     told = "" if agree is None else f"all modalities agree in {int(agree.sum())} of {len(agree)} draws"
-    return f'<table class="muni-page"><caption>{escape(title)}: {told}</caption>{"".join(lines)}</table>'
+    head = f"<caption><b>{escape(title)}</b> {told}</caption>"
+    return f'<table class="muni-page" style="line-height:1.3;border-spacing:6px">{head}{"".join(lines)}</table>'
 
 # %% ../../nbs/experiments/10_asked.ipynb #ce427bc1
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ class LatentMap:
 
 
 def latent_map(model: LatentModel, bench: Benchmark, names: Sequence[str]) -> LatentMap:
-    "The map of a model's latents of all test rows given the modalities `names`. InputError if it draws none from these."
+    "The map of a model's latents of all test rows given `names`. InputError if it draws none from these."
     if why := model.unsupported(names): raise InputError(f"{type(model).__name__}: {why}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -323,7 +324,7 @@ TIP = ('<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" mar
 
 
 def routes_svg(model: LatentModel, given: Sequence[str], want: Sequence[str]) -> str:
-    "Experts, latent, decoders and prior of a model as SVG; solid is what a draw passes, dashed what training does beside."
+    "Experts, latent, decoders and prior of a model as SVG: bold what a draw passes, dashed what training does beside."
     routes, names = getattr(model, "routes", None), model.names
     if routes is None: return ""
     middle, bottom, dashed = 20 + 20 * len(names), 40 * len(names) + 50, 'stroke-dasharray="5 4"'

@@ -77,8 +77,8 @@ def pad_svg(drawing: str, size: int = 128) -> str:
     "A drawing as squares to draw on: the left button draws, the right one erases."
     lines = [line.ljust(SIDE)[:SIDE] for line in (drawing.splitlines() + [""] * SIDE)[:SIDE]]
     step = size // SIDE
-    cells = [f'<rect x="{step * x}" y="{step * y}" width="{step}" height="{step}" data-ink="{"#" if ink == "#" else "."}" '
-             f'style="fill:{"currentColor" if ink == "#" else "none"}"/>'
+    fills = {True: 'data-ink="#" style="fill:currentColor"', False: 'data-ink="." style="fill:none"'}
+    cells = [f'<rect x="{step * x}" y="{step * y}" width="{step}" height="{step}" {fills[ink == "#"]}/>'
              for y, line in enumerate(lines) for x, ink in enumerate(line)]
     return (f'<svg width="{size}" height="{size}" role="img" aria-label="a pad to draw on with the mouse" '
             f'onpointerdown="{DRAWS}" onpointermove="{DRAWS}" oncontextmenu="return false" '
@@ -174,10 +174,10 @@ class Explorer(W.VBox):
         else: self.status.value = f'<span role="status">{escape(what)}: {time.perf_counter() - began:.1f} s</span>'
 
     def offer(self, which: W.Dropdown, options: list[str], value: str | None) -> None:
-        "Change what can be chosen, and choose `value` if it is among it; nothing is read for that."
+        "Change what can be chosen, and choose `value`, or else the first; nothing is read for that."
         which.unobserve(self.read, "value")
         which.options = options
-        if value in options: which.value = value
+        if options: which.value = value if value in options else options[0]
         which.observe(self.read, "value")
 
     def find(self, change=None) -> None:

@@ -132,7 +132,7 @@ def write_trained(kept: str | Path, folder: str | Path) -> Path:
     kept, folder = path_of(kept), path_of(folder)
     one = trained_at(kept)
     if one.run.model_name != kept.name:
-        raise InputError(f"{kept} is not the model of the run beside it, {one.run.model_name}: train it with this version")
+        raise InputError(f"{kept} is not the model of the run beside it, {one.run.model_name}: train it anew")
     state = {k: v.half() if v.is_floating_point() else v for k, v in one.model.state_dict().items()}
     size = sum(v.nbytes for v in state.values())
     if size > LARGEST:
