@@ -7,7 +7,7 @@ READY := .venv/.ready
 CHECK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MUNI_NB_PRESET=smoke
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation test browser-test publish lab export clean hooks
+.PHONY: help setup ablation test browser-test publish docs lab export clean hooks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ publish: $(READY) ## gather anew, from the committed records, what README and nb
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
 
+docs: .venv/.docs ## build the site from the notebooks, offline, and follow its links: _docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python tools/site/links.py _docs
+
 lab: $(READY) ## open JupyterLab (ARGS goes to it)
 	$(BIN)/jupyter lab $(ARGS)
 
@@ -58,4 +62,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[dev]'
 	-@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1    # on all cores, where pip takes one
 	$(BIN)/python tools/repair_torchaudio.py
+	@touch $@
+
+.venv/.docs: $(READY)
+	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[docs]'
 	@touch $@
