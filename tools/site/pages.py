@@ -45,7 +45,8 @@ def text_of(lines: str | list[str]) -> str:
 
 def title_of(path: Path) -> str:
     "The first heading of a notebook."
-    return next(line[2:] for cell in cells_of(path) for line in text_of(cell["source"]).splitlines() if line[:2] == "# ")
+    lines = (line for cell in cells_of(path) for line in text_of(cell["source"]).splitlines())
+    return next(line[2:] for line in lines if line[:2] == "# ")
 
 
 def exported_by() -> dict[str, str]:
