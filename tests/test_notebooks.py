@@ -6,6 +6,7 @@ from functools import partial
 from multiprocessing import get_context
 
 import nbdev.test
+import torch
 import torch._dynamo  # noqa: F401, what an optimiser takes two seconds to import: here once for all
 from execnb.shell import CaptureShell
 from nbdev.config import get_config
@@ -19,6 +20,7 @@ SLOW = get_config(path=ROOT).tst_flags.split()
 def run(path):
     "Run a notebook in this process, which ends: with status 0 if nothing went wrong, else its traceback is told."
     os.environ["MUNI_NB_PRESET"] = "smoke"
+    torch.set_num_threads(1)     # makes anew what torch's threads are of, before several ask for it at once
     nbdev.test.CaptureShell = partial(CaptureShell, mpl_format="png")     # nobody looks: no doubled pixels
     passed, _ = nbdev.test.test_nb(path, skip_flags=SLOW, basepath=ROOT)
     raise SystemExit(0 if passed else 1)

@@ -9,8 +9,12 @@ import griffe
 def comments_of(source: str) -> dict[int, str]:
     """The comments of some code, by the number of the line that they speak of.
 
+<<<<<<< HEAD
     One beside code speaks of it, and goes on below in the same column; one that stands alone speaks of the next
     line."""
+=======
+    One beside code speaks of it, and goes on below in the same column; one alone speaks of the next line."""
+>>>>>>> 9bd438c43bccdaf68c98747a206c233472628174
     said: dict[int, str] = {}
     line_before, column_before, owner = -1, -1, -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -47,14 +51,15 @@ class Docments(griffe.Extension):
     def on_function_instance(self, *, node, func, agent, **others) -> None:
         a = node.args
         given = [*a.posonlyargs, *a.args, *a.kwonlyargs]
-        names = {each.arg: each for each in given} | {f"*{a.vararg.arg}": a.vararg for _ in [0] if a.vararg}
-        names |= {f"**{a.kwarg.arg}": a.kwarg for _ in [0] if a.kwarg}
-        on_head = {node.lineno} if a.args and a.args[-1].lineno == node.lineno else set()
-        lines = [f"    {name}: {beside(each, self.said)}" for name, each in names.items()
-                 if each.lineno not in on_head and beside(each, self.said)]
+        names = {each.arg: each for each in given}
+        if a.vararg: names[f"*{a.vararg.arg}"] = a.vararg
+        if a.kwarg: names[f"**{a.kwarg.arg}"] = a.kwarg
+        below = {name: each for name, each in names.items() if each.lineno > node.lineno}    # on lines of their own
+        told = {name: beside(each, self.said) for name, each in below.items()}
+        lines = [f"    {name}: {text}" for name, text in told.items() if text]
         if lines: add(func, "\n".join(["Parameters:", *lines]))
         returned = beside(node.returns, self.said)
-        if returned and node.returns.lineno != node.lineno: add(func, f"Returns:\n    {returned}")
+        if returned and node.returns.lineno > node.lineno: add(func, f"Returns:\n    {returned}")
 
     def on_attribute_instance(self, *, node, attr, agent, **others) -> None:
         said = beside(node, self.said) if isinstance(node, ast.AnnAssign | ast.Assign) else ""

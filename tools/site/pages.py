@@ -45,8 +45,9 @@ def text_of(lines: str | list[str]) -> str:
 
 def title_of(path: Path) -> str:
     "The first heading of a notebook."
-    lines = (line for cell in cells_of(path) for line in text_of(cell["source"]).splitlines())
-    return next(line[2:] for line in lines if line[:2] == "# ")
+    first = text_of(cells_of(path)[0]["source"])
+    if not first.startswith("# "): first = text_of(cells_of(path)[1]["source"])      # after `default_exp`
+    return first.splitlines()[0].removeprefix("# ")
 
 
 def exported_by() -> dict[str, str]:
