@@ -9,12 +9,7 @@ import griffe
 def comments_of(source: str) -> dict[int, str]:
     """The comments of some code, by the number of the line that they speak of.
 
-<<<<<<< HEAD
-    One beside code speaks of it, and goes on below in the same column; one that stands alone speaks of the next
-    line."""
-=======
     One beside code speaks of it, and goes on below in the same column; one alone speaks of the next line."""
->>>>>>> 9bd438c43bccdaf68c98747a206c233472628174
     said: dict[int, str] = {}
     line_before, column_before, owner = -1, -1, -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
