@@ -90,6 +90,8 @@ def run_all(page, address: str) -> None:
 
 
 def shot(page, name: str) -> None:
+    "A picture of the screen, once the explorer has answered."
+    wait_for(lambda: not page.locator("[role=status]", has_text="…").count(), "the answer")
     page.wait_for_timeout(500)
     page.screenshot(path=SHOTS / f"{name}.png")
 
@@ -143,9 +145,10 @@ def test_a_digit_is_drawn_with_the_mouse(explorer):
     explorer.mouse.down()
     for x, y in ((0.8, 0.1), (0.55, 0.5), (0.4, 0.95)): explorer.mouse.move(*at(x, y), steps=20)
     explorer.mouse.up()
-    wait_for(lambda: explorer.get_by_label("# is ink").input_value().count("#") > 8, "ink")
+    wait_for(lambda: explorer.get_by_label("# is ink").input_value().count("#") > 12, "ink")
     explorer.get_by_text("nothing was drawn").wait_for(state="detached")
     shot(explorer, "digits-drawn")
+    explorer.locator(".jp-OutputArea-child").first.screenshot(path=SHOTS / "explorer.png")
 
 
 def test_an_upload_that_is_no_picture_is_said_so(explorer, tmp_path):
@@ -164,7 +167,7 @@ def test_a_point_of_the_map_is_decoded(explorer):
     point = explorer.locator(".muni-map svg text").last               # it lies on top
     number = point.get_attribute("data-row")
     point.click()
-    row = explorer.locator(".muni-map").get_by_label("test row")
+    row = explorer.locator(".muni-map input")
     wait_for(lambda: row.input_value() == number, "the row of the point")
     explorer.get_by_text(f"test row {number}").wait_for()
     row.fill("5")
