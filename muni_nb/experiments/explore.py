@@ -218,7 +218,7 @@ def read(self: Explorer, change=None) -> None:
 def build(self: Explorer) -> None:
     "The controls of a benchmark."
     bench = self.trained[0].bench
-    self.giving = {name: Giving(bench, name, self.ticked) for name in bench.specs}
+    self.giving = {name: Giving(bench, name, self.draw) for name in bench.specs}
     self.wanting = {name: W.Checkbox(value=True, description=f"draw {name}", indent=False) for name in bench.specs}
     self.guidance = control(W.FloatSlider, "guidance", value=3, min=0, max=6, step=0.5, continuous_update=False)
     self.steps = control(W.IntSlider, "solver steps", value=4, min=1, max=50, continuous_update=False)
@@ -229,7 +229,7 @@ def build(self: Explorer) -> None:
     self.new.on_click(lambda button: self.draw(latent=self.latent + 1))
     self.again.on_click(lambda button: self.draw(noise=self.noise + 1))
     for each in (self.guidance, self.steps, self.n): each.observe(lambda change: self.draw(), "value")
-    for each in self.wanting.values(): each.observe(lambda change: self.ticked(), "value")
+    for each in self.wanting.values(): each.observe(lambda change: self.draw(), "value")
     heading = lambda text: W.HTML(f"<b>{text}</b>")
     self.left.children = [
         heading("Given"), *(each.box for each in self.giving.values()), heading("Wanted"),
@@ -240,12 +240,6 @@ def build(self: Explorer) -> None:
     for i, title in enumerate(("Draws", "Map of the latent", "Routes")): self.tabs.set_title(i, title)
 
 # %% ../../nbs/experiments/11_explore.ipynb #440c5869
-@patch
-def ticked(self: Explorer) -> None:
-    "What is given or wanted has changed: draw it."
-    self.draw()
-
-
 @patch
 def draw(self: Explorer, latent: int | None = None, noise: int | None = None) -> None:
     "Draw what is asked for, and show it; seeds stay unless told."
