@@ -21,9 +21,11 @@ SECONDS = float(os.environ.get("MUNI_NB_BROWSER_SECONDS", 120))     # what is wa
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = os.environ.get("MUNI_NB_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
-WITHOUT = "playwright is not installed: pip install 'muni_nb[browser]'"
-sync_api = pytest.importorskip("playwright.sync_api", reason=WITHOUT)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)}")
+try: from playwright import sync_api
+except ImportError: sync_api = None
+lacks = "" if CHROMIUM else f"no Chromium is installed: none of {', '.join(NAMES)}"
+if sync_api is None: lacks = "playwright is not installed: pip install 'muni_nb[browser]'"
+pytestmark = pytest.mark.skipif(bool(lacks), reason=lacks)
 
 
 @pytest.fixture(scope="module")
