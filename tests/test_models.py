@@ -51,9 +51,9 @@ def test_a_model_resumes_bit_for_bit_at_any_step(bench, name, tmp_path, monkeypa
     import muni_nb.training.fit as training
     step = training.train_step
     for stop in (1, 3, 5):                                  # a model of several stages is cut within each
-        def cut(model, optimiser, bench, recipe, at, device):
+        def cut(model, optimiser, bench, recipe, at, *where):
             if at == stop: raise KeyboardInterrupt
-            return step(model, optimiser, bench, recipe, at, device)
+            return step(model, optimiser, bench, recipe, at, *where)
         monkeypatch.setattr(training, "train_step", cut)
         with pytest.raises(KeyboardInterrupt):
             fit(fresh(name, bench), bench, folder=tmp_path / str(stop), **QUICK)

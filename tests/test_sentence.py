@@ -82,9 +82,9 @@ def test_three_kinds_train_draw_save_and_resume(pairs, pooling, adapted, folder,
     import muni_nb.training.fit as training
     step = training.train_step
 
-    def cut(model, optimiser, bench, recipe, at, device):
+    def cut(model, optimiser, bench, recipe, at, *where):
         if at == 2: raise KeyboardInterrupt
-        return step(model, optimiser, bench, recipe, at, device)
+        return step(model, optimiser, bench, recipe, at, *where)
 
     monkeypatch.setattr(training, "train_step", cut)
     with pytest.raises(KeyboardInterrupt): fit(fresh(pooling, lm), rows, folder=tmp_path / "run", **QUICK)

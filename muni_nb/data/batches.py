@@ -63,14 +63,16 @@ def numbers_at(rows: Rows, step: int, batch_size: int, seed: int, by_pattern: bo
 
 
 def batch_at(rows: Rows, specs: dict[str, Spec], step: int, batch_size: int, seed: int,
-             device="cpu", by_pattern: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+             device="cpu", by_pattern: bool = False, part: int = 0, parts: int = 1) -> tuple[dict[str, Tensor], Tensor]:
     """The prepared values {modality: [B, ...]} of step 0, 1, ... and the mask of what is observed, bool [B, M].
 
-    `specs` in the order of the rows' columns. Raises what `numbers_at` and `Spec.prepare` raise."""
-    part = rows.select(numbers_at(rows, step, batch_size, seed, by_pattern))
+    `specs` in the order of the rows' columns; of a batch in `parts` of B rows each, one `part`. Raises what
+    `numbers_at` and `Spec.prepare` raise."""
+    numbers = numbers_at(rows, step, batch_size, seed, by_pattern)
+    chosen = rows.select(numbers.view(parts, -1)[part])
     batch = {}
-    for (k, spec), there in zip(specs.items(), part.available.unbind(1)):
-        x = part.values[k].to(device)
+    for (k, spec), there in zip(specs.items(), chosen.available.unbind(1)):
+        x = chosen.values[k].to(device)
         try: batch[k] = spec.prepare(x, sure=True)
         except InputError: batch[k] = spec.prepare(x, there, sure=True)     # what is not observed may be anything
-    return batch, part.available.to(device)
+    return batch, chosen.available.to(device)

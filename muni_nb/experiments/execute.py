@@ -25,10 +25,11 @@ from .run import Run, bench_of
 from .store import find, read_result, write_result
 from .told import as_yaml, values_of
 from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong, write_whole
-from ..gate import InputTypeError, device_of, flag
+from ..gate import InputError, InputTypeError, device_of, flag
 from ..training.fit import fit
 from ..training.progress import say
 from ..training.trackers import Tracker
+from ..training.world import launched
 
 # %% ../../nbs/experiments/03_execute.ipynb #93a7f27c
 def waiting_for(what: str):
@@ -55,6 +56,9 @@ def trained(
 
     Beside it stays `run.yaml`, the run that first asked for it, see `told.run_told`. Training goes on from a
     checkpoint if there is one."""
+    if launched() > 1:
+        raise InputError("a sweep's run is trained by one process: start it without torchrun, or call fit in a script "
+                         "of your own, see training.world")
     bench = bench_of(run.bench)
     folder = Path(folder)
     kept = folder / "models" / run.model_name

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'unusual', 'not_finite', 'train_step', 'recipe_of', 'checkpoint_of', 'checkpoint_bytes',
-           'tracking', 'fit', 'curves', 'rehearse']
+           'NonFiniteLoss', 'unusual', 'not_finite', 'gradients', 'train_step', 'recipe_of', 'checkpoint_of',
+           'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
 import json
@@ -27,13 +27,14 @@ from ..data.batches import batch_at, numbers_at
 from ..data.spec import Benchmark
 from ..files import FileError, as_values, ready_to_write, unreadable
 from ..gate import (
-    InputTypeError, brief, check_fields, device_of, flag, nearest, number, one_of, place, whole)
+    InputError, InputTypeError, brief, check_fields, device_of, flag, nearest, number, one_of, place, whole)
 from ..nets.build import KINDS
 from ..nets.precision import PRECISIONS, autocast, precision_in_force
 from .checkpoint import pack, read_state, unpack, write_state
 from .muon import Muon, matrices
 from .progress import progress_bar
 from .trackers import Tracker
+from .world import World, world_of
 
 # %% ../../nbs/training/01_fit.ipynb #a6f9b509
 LARGEST_SEED = 2**32 - 1   # that all libraries below take
@@ -56,10 +57,14 @@ class Recipe:
     optimiser: str = "adamw"     # or "muon", of all but the prior, or "muon throughout", see training.muon
     precision: str = "auto"      # of the networks, see nets.precision: bfloat16 where the machine computes in it
     by_pattern: bool = False     # a batch has rows of one pattern of availability, see data.batches
+    parts: int = 1               # of a batch, one after another or shared by processes, see training.world
 
     def __post_init__(self):
         check_fields(self)
-        for name in ("steps", "batch_size"): whole(getattr(self, name), name, least=1)
+        for name in ("steps", "batch_size", "parts"): whole(getattr(self, name), name, least=1)
+        if self.batch_size % self.parts:
+            raise InputError(f"a batch of {self.batch_size} rows cannot be cut into {self.parts} parts alike: choose "
+                             "parts that divide batch_size")
         for name in ("lr", "clip"): number(getattr(self, name), name, above=0)
         whole(self.seed, "seed", least=0, most=LARGEST_SEED)
         whole(self.warmup, "warmup", least=0)
@@ -112,9 +117,9 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return Muon(split, recipe.lr, **how)
 
 # %% ../../nbs/training/01_fit.ipynb #5db55d01
-def seed_step(seed: int, step: int) -> None:
-    "Seed torch's generators (CPU and GPU) as a function of (seed, step)."
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+def seed_step(seed: int, step: int, *part: int) -> None:
+    "Seed torch's generators (CPU and GPU) as a function of (seed, step), or (seed, step, part)."
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, *part]).generate_state(1)[0]))
 
 # %% ../../nbs/training/01_fit.ipynb #44a12c25
 def identity(model: nn.Module, bench: Benchmark, recipe: Recipe) -> dict:
@@ -135,7 +140,7 @@ def flat(values: Mapping, head: str = "") -> dict:
 def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     "FileError naming what differs between the run that wrote the checkpoint at `path` and this one."
     saved = {"rows": now.get("rows"), **saved}                           # older ones did not say of which rows,
-    saved["recipe"] = {"by_pattern": False, **saved.get("recipe", {})}   # nor of batches of one pattern
+    saved["recipe"] = {"by_pattern": False, "parts": 1, **saved.get("recipe", {})}   # nor of batches of one pattern
     old, new = flat(saved), flat(now)
     different = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if not different: return
@@ -172,6 +177,25 @@ def not_finite(what: str, model: nn.Module, bench: Benchmark, recipe: Recipe, st
     return NonFiniteLoss(f"step {step}: {what}; {why} ({where})")
 
 # %% ../../nbs/training/01_fit.ipynb #2d87ecff
+def gradients(
+    model: nn.Module,
+    bench: Benchmark,
+    recipe: Recipe,
+    step: int,
+    device: str,
+    part: int,        # of the step's batch
+) -> dict[str, Tensor]:
+    "Add a part's share of a step's gradients to those of the weights; its terms of the loss."
+    seed_step(recipe.seed, step, *([part] if recipe.parts > 1 else []))
+    batch, available = batch_at(bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device,
+                                recipe.by_pattern, part, recipe.parts)
+    with autocast(recipe.precision, device):
+        terms = model.loss(batch, available, progress=step / recipe.steps)
+    share = terms["loss"] / recipe.parts
+    if share.requires_grad: share.backward()      # a batch may hold nothing to learn from
+    return {k: v.detach() for k, v in terms.items()}
+
+
 def train_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -179,24 +203,22 @@ def train_step(
     recipe: Recipe,
     step: int,
     device: str,
+    world: World = World(),
 ) -> dict[str, Tensor]:
-    "One update, a function of the weights and (seed, step); the terms of the loss."
-    seed_step(recipe.seed, step)
-    batch, available = batch_at(
-        bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device, recipe.by_pattern)
-    with autocast(recipe.precision, device):
-        terms = model.loss(batch, available, progress=step / recipe.steps)
+    "One update, a function of the weights and (seed, step); the terms of the loss, means over parts."
+    optimiser.zero_grad(set_to_none=True)
+    of_parts = [gradients(model, bench, recipe, step, device, part) for part in world.share(recipe.parts)]
+    terms = world.means(of_parts)
+    world.sum_gradients([p for group in optimiser.param_groups for p in group["params"]])
     if not terms["loss"].isfinite():
         values = ", ".join(f"{k} {v.item():.4g}" for k, v in terms.items())
         raise not_finite(f"the loss is not finite ({values})", model, bench, recipe, step)
     for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step, getattr(model, "stages", {}))
-    optimiser.zero_grad(set_to_none=True)
-    if terms["loss"].requires_grad: terms["loss"].backward()      # a batch may hold nothing to learn from
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, foreach=True)
     if not norm.isfinite():
         raise not_finite(f"the gradient norm is {norm.item()}", model, bench, recipe, step)
     optimiser.step()
-    return {k: v.detach() for k, v in terms.items()}
+    return terms
 
 # %% ../../nbs/training/01_fit.ipynb #a5383e73
 def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
@@ -254,17 +276,19 @@ def fit(
 ) -> xr.Dataset:
     """Train `model` on `bench.train`; afterwards it holds the averaged weights. Returns the learning curves.
 
-    A run that finds its checkpoint goes on from it; on a CPU bit for bit as if it had never stopped. Interrupted,
-    the model holds the raw weights of the last step. Raises NonFiniteLoss; before the first step InputError for
-    arguments that cannot be, FileError for a checkpoint that is damaged or of another run, and CannotWrite for a
-    folder that takes no files."""
+    A run that finds its checkpoint goes on from it; on a CPU bit for bit as if it had never stopped. Processes that
+    torchrun has started train together, see `training.world`; the first writes and tells. Interrupted, the model
+    holds the raw weights of the last step. Raises NonFiniteLoss; before the first step InputError for arguments that
+    cannot be, FileError for a checkpoint that is damaged or of another run, and CannotWrite for a folder that takes
+    no files."""
     recipe = recipe_of(recipe, changes)
     whole(save_every, "save_every", least=1)
     whole(log_every, "log_every", least=1)
     flag(progress, "progress")
     if not isinstance(tracker, Tracker | None):
         raise InputTypeError(f"tracker must have the methods of training.trackers.Tracker, got {brief(tracker)}")
-    device = device_of(device)
+    world, device = world_of(device_of(device))
+    world.share(recipe.parts)
     if not isinstance(bench, Benchmark):
         raise InputTypeError(f"bench must be a Benchmark, got {brief(bench)}")
     if not isinstance(model, nn.Module):
@@ -274,6 +298,7 @@ def fit(
     path = None if folder is None else place(folder) / "checkpoint.safetensors"
     who = {} if path is None and tracker is None else identity(model, bench, recipe)
     model.to(device, memory_format=torch.channels_last)
+    world.agree(model)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     optimiser = optimiser_of(model, recipe)
     start, seconds, curve = 0, 0.0, []
@@ -282,6 +307,8 @@ def fit(
         tensors, note = checkpoint_of(path, who)
         unpack(tensors, model, ema, optimiser)
         start, seconds, curve = note["step"], note["seconds"], note["curve"]
+    world.wait()                                          # until all have read it
+    if not world.first: path, tracker, progress = None, None, False
     if path and start < recipe.steps:
         beside = 1 if resumed else 2                      # the next is written beside the last
         ready_to_write(path.parent, beside * checkpoint_bytes(model))
@@ -289,7 +316,7 @@ def fit(
     bar = progress_bar("training", recipe.steps, initial=start, shown=progress)
     with torch.random.fork_rng(), bar, tracking(tracker, who) as tell:
         for step in range(start, recipe.steps):
-            terms = train_step(model, optimiser, bench, recipe, step, device)
+            terms = train_step(model, optimiser, bench, recipe, step, device, world)
             ema.update_parameters(model)
             if (done := step + 1) % log_every == 0 or done == recipe.steps:
                 curve.append({"step": done, **{k: v.item() for k, v in terms.items()}})
@@ -300,6 +327,7 @@ def fit(
                 note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
                 write_state(path, pack(model, ema, optimiser), note)
             bar.update()
+    world.wait()                                          # until the first has written
     model.load_state_dict(ema.module.state_dict())
     computed_in = precision_in_force(recipe.precision, device)
     return curves(curve, time.perf_counter() - began, recipe).assign_attrs(training_precision=computed_in)
