@@ -1,0 +1,172 @@
+"""A sweep in bad weather, against the same sweep in calm: `make soak`; results and a table go to runs/soak.
+
+Two hundred small runs over four workers. In bad weather a worker is killed now and then, the sweep itself is killed
+twice, and the disk (a file system of its own, of a fixed size, where this process may mount one) is full for a while;
+after each the sweep is begun again, as a user would. In the end both hold the same dataset, bit for bit.
+"""
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from muni_nb.experiments.run import Run, settings
+from muni_nb.experiments.sweep import sweep
+from muni_nb.models.muni import Routes
+
+ROOT = Path(__file__).resolve().parent.parent
+CLOCKS = ["train_seconds", "evaluation_seconds"]
+DISK = 400_000_000      # bytes of the file system that is filled
+
+
+def runs_of(number: int) -> list[Run]:
+    "So many runs of seconds, two cells of a hundred seeds each if there are two hundred."
+    shared = settings(small=True, routes=[[]], latents=False)
+    shared["evaluation"] |= {"rows": 16, "steps": 1}
+    cells = {"MUNI": Routes(), "not detached": Routes(detach=False)}
+    return [Run(cell, seed, routes=routes, **shared) for cell, routes in cells.items() for seed in range(number // 2)]
+
+
+def child(number: int, folder: str, workers: int) -> None:
+    "One sitting of the sweep, in a process that can be killed; its dataset is written where it ends whole."
+    ds = sweep(runs_of(number), folder, workers=workers)
+    ds.drop_vars(CLOCKS).to_netcdf(f"{folder}.nc", engine="h5netcdf")
+
+
+class Sitting:
+    "A child process that sweeps, and its workers."
+
+    def __init__(self, number: int, folder: Path, workers: int, log):
+        command = [sys.executable, __file__, "--child", "--runs", str(number), "--workers", str(workers), str(folder)]
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+    def workers(self) -> list[psutil.Process]:
+        "Processes of its pool, the oldest first; that which python keeps for itself is none."
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children()
+            return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+        return []
+
+    def memory(self) -> int:
+        "Bytes that the sweep's own process has."
+        with contextlib.suppress(psutil.NoSuchProcess): return psutil.Process(self.process.pid).memory_info().rss
+        return 0
+
+    def running(self) -> bool: return self.process.poll() is None
+
+    def kill(self) -> None:
+        everyone = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for each in everyone:
+            with contextlib.suppress(psutil.NoSuchProcess): each.kill()
+        self.process.wait()
+
+
+def finished(folder: Path) -> int:
+    "How many runs' results are in a folder."
+    return len(list(folder.glob("*.nc")))
+
+
+def calm(number: int, folder: Path, workers: int, log) -> dict:
+    "The sweep as it should be: seconds, the greatest memory of its own process, and seconds of another call."
+    began, sitting, most = time.perf_counter(), Sitting(number, folder, workers, log), []
+    while sitting.running():
+        most.append(sitting.memory())
+        time.sleep(0.5)
+    assert sitting.process.returncode == 0, "the calm sweep failed, see its log"
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    again = Sitting(number, folder, workers, log).process.wait()
+    assert again == 0
+    half = len(most) // 2
+    return {"seconds": seconds, "again": time.perf_counter() - began,
+            "memory, middle": most[half] / 1e6, "memory, end": max(most[-10:]) / 1e6}
+
+
+def stormy(number: int, folder: Path, workers: int, log, every: float, full: float, mounted: bool) -> dict:
+    "The sweep with killed workers, a full disk and two deaths of its own; what happened."
+    chance = random.Random(0)
+    found = {"sittings": 0, "workers killed": 0, "sweep killed": 0, "disk full, seconds": 0.0, "results lost": 0}
+    ballast, seen = folder / "ballast", 0
+    deaths = [number // 3, number * 2 // 3]                  # results there are when the sweep is killed
+    fill_at, filled = number // 2, None
+    began = time.perf_counter()
+    last = began
+    while True:
+        found["sittings"] += 1
+        assert found["sittings"] < 50, "the sweep does not come to an end"
+        sitting = Sitting(number, folder, workers, log)
+        while sitting.running():
+            time.sleep(0.2)
+            now, there = time.perf_counter(), finished(folder)
+            found["results lost"] += max(0, seen - there)
+            seen = max(seen, there)
+            if deaths and there >= deaths[0]:
+                deaths.pop(0)
+                found["sweep killed"] += 1
+                sitting.kill()
+                break
+            if now - last > every and (some := sitting.workers()):
+                with contextlib.suppress(psutil.NoSuchProcess): chance.choice(some).send_signal(signal.SIGKILL)
+                found["workers killed"] += 1
+                last = now
+            if mounted and filled is None and there >= fill_at:
+                with contextlib.suppress(OSError), open(ballast, "wb") as file:
+                    while file.write(bytes(1 << 20)): file.flush()
+                filled = now
+            if filled and ballast.exists() and now - filled > full:
+                ballast.unlink()
+                found["disk full, seconds"] = now - filled
+        if filled and ballast.exists():                       # the sweep has said that there is no room, and ended
+            time.sleep(max(0.0, full - (time.perf_counter() - filled)))
+            ballast.unlink()
+            found["disk full, seconds"] = time.perf_counter() - filled
+        elif sitting.process.returncode == 0: break
+    return found | {"seconds": time.perf_counter() - began}
+
+
+@contextlib.contextmanager
+def small_disk(place: Path):
+    "A file system of `DISK` bytes at a place, if one may be mounted; says whether it is."
+    place.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(place)]
+    mounted = shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0
+    try: yield bool(mounted)
+    finally:
+        if mounted: subprocess.run(["umount", "--lazy", str(place)], check=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default=str(ROOT / "runs" / "soak"))
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--every", type=float, default=30, help="seconds from one killed worker to the next")
+    parser.add_argument("--full", type=float, default=60, help="seconds that the disk is full")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.child: return child(told.runs, told.folder, told.workers)
+
+    import xarray as xr
+    place = Path(told.folder)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    with open(place / "log", "w") as log, small_disk(place / "disk") as mounted:
+        first = calm(told.runs, place / "calm", told.workers, log)
+        second = stormy(told.runs, place / "disk" / "stormy", told.workers, log, told.every, told.full, mounted)
+        one, other = (xr.load_dataset(path, engine="h5netcdf") for path in (place / "calm.nc", place / "disk/stormy.nc"))
+    if not mounted: print("no file system could be mounted here: the disk was not filled")
+    for name, figures in {"calm": first, "stormy": second}.items():
+        print(name, {key: round(value, 1) for key, value in figures.items()})
+    same = one.equals(other)
+    print(f"{told.runs} runs, {told.workers} workers, {os.cpu_count()} processors; the same dataset: {same}")
+    sys.exit(not (same and second["results lost"] == 0))
+
+
+if __name__ == "__main__": main()
