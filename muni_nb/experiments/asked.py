@@ -185,7 +185,8 @@ def caption_given(bench: Benchmark, name: str, caption: str) -> Given:
     "A caption in the words of the benchmark. InputError for none, ValueError for one that it cannot have."
     line = " ".join(caption.replace(",", " , ").split())
     if not line: raise InputError("the caption is empty: write one")
-    return Given(bench.see[name]([line]), f"<span>{escape(caption)}</span>")
+    ids_of = bench.see.get(name, bench.encode)
+    return Given(ids_of([line]), f"<span>{escape(caption)}</span>")
 
 
 def sound_given(bench: Benchmark, name: str, data: bytes) -> Given:
@@ -206,6 +207,7 @@ def ways_of(bench: Benchmark, name: str) -> list[str]:
     if kind == "category": return ["value", "test row"]
     if bench.config.get("builder") == "quadrant_digits" and name in VIEWS: return ["test row", "drawing", "file"]
     if kind == "image": return ["test row", "file"]
+    if kind == "text" and bench.encode: return ["test row", "caption"]
     if name not in bench.see: return ["test row"]
     return ["test row", "caption" if name == "text" else "file"]
 
@@ -217,7 +219,7 @@ def read_by(judge: Judge, bench: Benchmark, drawn: Mapping[str, Tensor]) -> dict
 
 
 def agreement(read: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    "Which draws show the same of an attribute in all modalities that show it, bool [N]; of those that two or more share."
+    "Which draws show the same of an attribute, bool [N], in all modalities that show it, if two or more do."
     attributes = dict.fromkeys(a for values in read.values() for a in values)
     agree = {}
     for a in attributes:
@@ -257,7 +259,8 @@ def page(
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     told = escape(agreement_in_words(agreement(read)))
     head = f"<caption><b>{escape(title)}</b> {told}</caption>"
-    return f'<table class="muni-page" style="line-height:1.3;border-spacing:6px">{head}{"".join(lines)}</table>'
+    table = f'<table class="muni-page" style="line-height:1.3;border-spacing:6px">{head}{"".join(lines)}</table>'
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 # %% ../../nbs/experiments/10_asked.ipynb #ce427bc1
 @dataclass(frozen=True)
