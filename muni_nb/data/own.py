@@ -632,8 +632,8 @@ class Files:
             if path and value.shape != self.first.shape:
                 raise ValueError(f"{self.name}: {path} has shape {list(value.shape)}, "
                                  f"{self.known[0]} {list(self.first.shape)}: "
-                                 "give pictures one `size=(height, width)`, arrays one shape, and do not mix grey "
-                                 "and colour")
+                                 "give pictures a `size`, (height, width), arrays one shape, and do not mix "
+                                 "grey and colour")
             yield value
 
 # %% ../../nbs/data/06_own.ipynb #8e2d91b4
