@@ -231,6 +231,18 @@ class Words:
             row[:len(known) + 2] = torch.tensor([BOS, *known, EOS])
         return ids
 
+    def asked(self, captions: Sequence[str], length: int) -> Tensor:
+        "Token ids int64 [N, length] of captions that one gives; InputError for an unknown word, and for one too long."
+        for caption in captions:
+            said = split(caption)
+            for word in said:
+                if word in self.place: continue
+                known = self.words[len(SPECIALS):]
+                raise InputError(f"{word!r} in {caption!r} is no word of these captions{nearest(word, known)}")
+            if len(said) > length - 2:
+                raise InputError(f"{caption!r} has {len(said)} words: want at most {length - 2}")
+        return self.encode(captions, length)
+
     def decode(self, ids: Tensor) -> list[str]:
         "Captions of token ids [N, L], up to EOS; an unknown word is \"[UNK]\"."
         rows = [row[:row.index(EOS)] if EOS in row else row for row in ids.tolist()]
@@ -453,7 +465,9 @@ def from_arrays(
     config = bench.config | {"held_out": held_out, "seed": seed}
     config["carries"] = {k: list(names) for k, names in carried.items()}
     config["vocabulary"] = list(words.words) if words else []
-    return replace(bench, config=config, decode=words and words.decode, reads=dict(reads or {}))
+    length = next((m.spec.shape[0] for m in made.values() if m.spec.kind == "text"), 0)
+    asked = words and partial(words.asked, length=length)
+    return replace(bench, config=config, decode=words and words.decode, encode=asked, reads=dict(reads or {}))
 
 # %% ../../nbs/data/06_own.ipynb #6ad80b6c
 def assembled(
@@ -618,7 +632,8 @@ class Files:
             if path and value.shape != self.first.shape:
                 raise ValueError(f"{self.name}: {path} has shape {list(value.shape)}, "
                                  f"{self.known[0]} {list(self.first.shape)}: "
-                                 "give pictures a `size`, arrays one shape, and do not mix grey and colour")
+                                 "give pictures a `size`, (height, width), arrays one shape, and do not mix "
+                                 "grey and colour")
             yield value
 
 # %% ../../nbs/data/06_own.ipynb #8e2d91b4

@@ -148,7 +148,7 @@ def tokenise(texts: Sequence[str]) -> Tensor:
     for text, row in zip(texts, found):
         if UNK in row.ids:
             word = text[slice(*row.offsets[row.ids.index(UNK)])]
-            want = "want words of data.scenes.VOCABULARY"
+            want = "want words of data.scenes.VOCABULARY, as in 'two green drums in the rain'"
             raise ValueError(f"{word!r} in {text!r} is no word of scenes: {want}")
         if len(row.ids) > LENGTH:
             raise ValueError(f"{text!r} has {len(row.ids)} tokens with BOS and EOS: want at most {LENGTH}")
@@ -593,5 +593,6 @@ def scenes(
                 "availability": availability, "held_out": held_out},
         truth=Truth(draw, lessons=lambda n: draw(range(n), "judge")),
         decode=captions,
+        encode=tokenise,
         reads={"text": read_captions},
         hear={"audio": hear})

@@ -276,6 +276,7 @@ class Benchmark:
     config: dict                           # all that determines the rows, as JSON values
     truth: Truth | None = None             # of generated rows
     decode: Callable[[Tensor], list[str]] | None = None        # token ids [N, L] to captions, if there is text
+    encode: Callable[[Sequence[str]], Tensor] | None = None    # captions that one gives to token ids
     # modality -> what its values, rendered, show, where that needs no judge; -1: nothing
     reads: Mapping[str, Callable[[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
     # modality -> its values, drawn or held, as they were given

@@ -298,7 +298,7 @@ def run_of(config: Mapping, cell: str = "") -> Run:
     found = {k: v for k, v in config.items() if k not in ("training_version", "results_version")}
     versions = config["training_version"], config["results_version"]
     if versions != (TRAINING_VERSION, RESULTS_VERSION):
-        ours = f"this package makes {TRAINING_VERSION} and {RESULTS_VERSION}"
+        ours = f"this package makes {TRAINING_VERSION} and {RESULTS_VERSION}, make it anew"
         raise InputError(f"a result of training version {versions[0]} and results version {versions[1]}: {ours}")
     recipe = dict(found["recipe"])
     if not recipe.pop("bf16", True):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from ..data.own import read_samples
@@ -143,6 +143,7 @@ def decoded(path: Path | BinaryIO, most: float = math.inf) -> Image.Image:
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
             return image.convert("RGB")
     except Undecodable: raise
+    except UnidentifiedImageError as error: raise Undecodable("it does not decode (of no known format)") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Undecodable(f"it does not decode ({error})".replace(str(path), "the file")) from error
 

@@ -190,7 +190,7 @@ class TextKind(Kind):
     "Captions: token ids [B, L], of which 0 to 3 are PAD, BOS, UNK and EOS."
     name = "text"
     form = "(L,), L from 2 on, and classes > 4"
-    wants = "token ids, integers as the vocabulary of the benchmark makes them"
+    wants = "token ids, integers as `encode` of the benchmark makes them of captions"
     sizes = TextSizes
     discrete = True
     code = 32
