@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDED = {     # the presets that compute nothing
     "routing": "long", "detach": "default", "rate": "default", "reference": "default",
     "peers": "default", "five_views": "default", "one_to_many": "default", "scenes": "default",
-    "image_text_audio": "default",
+    "image_text_audio": "default", "efficiency": "default",
 }
 
 

@@ -29,6 +29,7 @@ SHOWN = {
     "reference": {"MUNI_16": TOLD, "Oracle_16": TOLD, "MUNI_32": ALONE, "Oracle_32": ALONE},
     "one_to_many": {"*": ["digit", "quadrant"]},
     "five_views": {f"five_views_{name}": ALONE for name in FIVE},
+    "efficiency": {},
     "scenes": {"d245179e": ALONE},
     "image_text_audio": {"MUNI": ALONE}}
 
