@@ -39,7 +39,7 @@ def test_records_hold_every_run_that_an_ablation_asks_for(name, preset, monkeypa
     every_row = scenes.scenes
     monkeypatch.setattr(scenes, "scenes", lambda **told: every_row(**told | {"rows": 64, "test_rows": 64}))
     whole = run.bench_of
-    few = lambda told: {**told, "rows": 64, "test_rows": 64} if told["benchmark"] == "scene_features" else told
+    few = lambda told: {**told, "rows": 64, "test_rows": 64} if told.get("benchmark") == "scene_features" else told
     monkeypatch.setattr(run, "bench_of", lambda told: whole(few(told)))
     cells = json.loads((ROOT / "ablations" / f"{name}.ipynb").read_text())["cells"]
     namespace = {"__name__": "__main__"}
