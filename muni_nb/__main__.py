@@ -196,6 +196,7 @@ def sweep_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook's parameter")
     options.add_argument("--workers", type=int, default=2, help="processes, 0 for none (of a notebook: -p workers)")
+    options.add_argument("--scheduler", help="of dask: local, or such as tcp://host:8786 (of a notebook: -p scheduler)")
     options.add_argument("--records", nargs="*", default=[], help="where else finished runs are")
     options.add_argument("--preset", choices=PRESETS, help="what runs do not say (of a notebook: -p preset)")
     options.add_argument("--device", default="cpu", help="of a list of runs (of a notebook: -p device)")
@@ -228,7 +229,8 @@ def run_sweep(told: argparse.Namespace) -> Answer:
         return {"notebook": str(target)}, str(target)
     runs = runs_told(read_config(path), told.preset, told.dotted)
     folder = path_of(told.folder or "results/runs", "folder")
-    figures, words = tables_of(sweep(runs, folder, records=told.records, workers=told.workers, device=told.device))
+    where = {"workers": told.workers, "scheduler": told.scheduler, "device": told.device}
+    figures, words = tables_of(sweep(runs, folder, records=told.records, **where))
     return {"folder": str(folder), "figures": figures}, f"{words}\n{folder}"
 
 # %% ../nbs/02_main.ipynb #3ef570ae

@@ -29,7 +29,8 @@ NEEDED = ("torch", "torchaudio", "transformers", "huggingface_hub", "numpy", "sc
 EXTRAS = {   # what an extra of this package brings, and for what
     "real": ("peft", "diffusers", "wav2clip", "pytorch-fid", "resampy", "soundfile"),
     "mnist": ("pyarrow",),
-    "trackers": ("tensorboard", "wandb", "mlflow-skinny")}
+    "trackers": ("tensorboard", "wandb", "mlflow-skinny"),
+    "cluster": ("distributed",)}
 
 
 def installed(name: str) -> str | None:

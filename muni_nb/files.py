@@ -6,8 +6,8 @@
 __all__ = ['FULL', 'FORBIDDEN', 'VERSION', 'BLANK', 'SEAL', 'TEXT_BYTES', 'FileError', 'NewerFile', 'CannotWrite',
            'what_is_wrong', 'unreadable', 'spoken_bytes', 'cannot_write', 'writing', 'write_whole', 'read_bytes',
            'ready_to_write', 'digest_around', 'sealed', 'check_version', 'check_seal', 'apart', 'write_tensors',
-           'read_tensors', 'as_values', 'value_digest', 'write_values', 'read_values', 'naming', 'write_dataset',
-           'read_dataset', 'alone']
+           'read_tensors', 'as_values', 'value_digest', 'write_values', 'read_values', 'naming', 'without_a_scheduler',
+           'write_dataset', 'read_dataset', 'alone']
 
 # %% ../nbs/01_files.ipynb #03af270d
 import errno
@@ -16,9 +16,10 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -239,9 +240,18 @@ def naming(path: str | Path, what: str, remedy: str) -> Iterator[None]:
     except Exception as error: raise unreadable(path, what, error, remedy) from error
 
 
+def without_a_scheduler():
+    """Within it xarray leaves a scheduler of dask out.
+
+    Where this process has one, xarray would ask it for a lock on bytes in memory, of which no scheduler knows."""
+    dask = sys.modules.get("dask")
+    return dask.config.set(scheduler="synchronous") if dask else nullcontext()
+
+
 def write_dataset(path: str | Path, ds: xr.Dataset, encoding: Mapping | None = None) -> Path:
     "A dataset to one sealed NetCDF file."
-    data = ds.assign_attrs(seal=BLANK).to_netcdf(engine="h5netcdf", encoding=encoding)
+    with without_a_scheduler():
+        data = ds.assign_attrs(seal=BLANK).to_netcdf(engine="h5netcdf", encoding=encoding)
     return write_whole(path, sealed(bytes(data)))
 
 

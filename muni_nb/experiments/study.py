@@ -77,7 +77,8 @@ def check_parameters(namespace: dict[str, Any], choices: Mapping[str, Sequence] 
     for name, kind in types.items():
         value = namespace.get(name)
         if value is not None: namespace[name] = checked_parameter(name, value, kind, choices.get(name))
-    if namespace.get("device") == "cuda" and not torch.cuda.is_available():
+    here = namespace.get("scheduler") is None
+    if here and namespace.get("device") == "cuda" and not torch.cuda.is_available():
         raise InputError("parameter device is cuda, but torch sees no GPU: use cpu")
     namespace["_parameters_checked"] = True
 
@@ -136,6 +137,7 @@ class Study:
         self.records = [self.root / RECORDS] if (self.root / RECORDS).is_dir() else []
         self.workers = asked_for("workers", None)
         self.device = asked_for("device", "cpu")
+        self.scheduler = asked_for("scheduler", None)
         self.compute = asked_for("compute", True)
         self.swept: dict[str, Run] = {}      # all runs asked for, by digest
 
@@ -166,7 +168,7 @@ class Study:
         runs: Sequence[Run],
         *,
         records: bool = True,     # off: whatever is on record is made anew
-        usual: int = 2,           # workers if nobody says how many; at smoke none, that is this process alone
+        usual: int = 2,           # workers if nobody says how many; at smoke none of ours: this process alone
         **options: Any,           # of `sweep`
     ) -> xr.Dataset:
         "Execute the runs that are not finished, and gather all; with `compute` off, gather what there is."
@@ -177,8 +179,9 @@ class Study:
                 "They are in the repository: run from there to read them")
         read = self.records if records else []
         workers = self.workers
-        if workers is None: workers = 0 if self.small else usual
-        return sweep(runs, self.runs, records=read, device=self.device, workers=workers, **options)
+        if workers is None: workers = 0 if self.small and self.scheduler is None else usual
+        where = {"device": self.device, "workers": workers, "scheduler": self.scheduler}
+        return sweep(runs, self.runs, records=read, **where | options)
 
     def __repr__(self):
         where = self.out.relative_to(self.root) if self.out.is_relative_to(self.root) else self.out
