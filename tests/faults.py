@@ -71,7 +71,7 @@ def entered(fault: str, where: str, said: str = "", lost: int = 0, seconds: floa
     row.times += 1
     row.lost, row.seconds = max(row.lost, lost), max(row.seconds, seconds)
     row.same &= bool(same)
-    row.said = said or row.said
+    row.said = re.sub(r"/[^ (]+/(?=[^/ ]+)", "", said) or row.said            # places without their folders
 
 
 # children, and what breaks them --------------------------------------------------------------------------------------
@@ -88,11 +88,15 @@ def kind_of(path: str | os.PathLike) -> str:
     return "result" if name.endswith(".nc") else "cache"
 
 
+STEP: list = []      # the arguments of the training step that begins: model, optimiser, ...
+
+
 def watched(tell: Callable[[str], None]) -> None:
     "From now on, in this process, `tell` hears of each step and each stage of a write before it is done."
     step, replaced, opened = training.train_step, os.replace, open
 
     def stepping(*arguments):
+        STEP[:] = arguments
         tell("training step")
         return step(*arguments)
 
@@ -384,6 +388,206 @@ def test_a_disk_that_turned_read_only_between_sittings(works, work, disk, tmp_pa
     same = task.outcome(folder) == outcome
     entered("read-only disk", task.name, second.said, lost, again.seconds, same)
     assert same and again.status == 0
+
+
+# what is computed ---------------------------------------------------------------------------------------------------
+
+def at_step(spoil):
+    "What to do at an event: `spoil` the model and the optimiser of the step that begins."
+    return lambda: spoil(*STEP[:2])
+
+
+def spoilt_loss(model, optimiser):
+    loss = model.loss
+    model.loss = lambda *a, **k: (terms := loss(*a, **k)) | {"loss": terms["loss"] * np.nan}
+
+
+def spoilt_gradient(model, optimiser): next(model.decoders.parameters()).register_hook(lambda grad: grad * np.nan)
+
+
+def spoilt_optimiser(model, optimiser): next(iter(optimiser.state.values()))["exp_avg"].fill_(np.nan)
+
+
+def spoilt_weights(model, optimiser):
+    with torch.no_grad(): next(model.parameters()).fill_(np.nan)
+
+
+def out_of_memory(model, optimiser):
+    def loss(*arguments, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity ...")
+    model.loss = loss
+
+
+@pytest.mark.parametrize("step", [3, 5])            # before a checkpoint, and the last, after which nothing is looked at
+@pytest.mark.parametrize("spoil, said", [
+    (spoilt_loss, "NonFiniteLoss: step {}: the loss is not finite"),
+    (spoilt_gradient, "NonFiniteLoss: step {}: the gradient norm is nan"),
+    (spoilt_optimiser, "NonFiniteLoss: step {}: the weights are not finite"),
+    (spoilt_weights, "NonFiniteLoss: step {}: .* the weights are not finite"),
+    (out_of_memory, "OutOfMemoryError: step {}: .* has no room for a batch of 16 rows.*smaller batch_size")],
+    ids=lambda value: getattr(value, "__name__", ""))
+def test_what_is_computed_goes_wrong(works, spoil, said, step, tmp_path):
+    events = works[Training][1].events
+    at = [i for i, event in enumerate(events) if event == "training step"][step]
+    (tmp_path / "run").mkdir()
+    broken_and_repeated(spoil.__name__.replace("_", " "), works, Training, tmp_path / "run", tmp_path, at,
+                        "training step", at_step(spoil), said=said.format(step))
+
+
+def test_a_checkpoint_that_holds_what_is_not_finite(tmp_path):
+    fit(model_of(), BENCH, folder=tmp_path, **QUICK)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, note = read_state(path)
+    for name in ("model.", "ema.", "optimiser."):
+        first = next(k for k, v in tensors.items() if k.startswith(name) and v.ndim and v.is_floating_point())
+        write_state(path, tensors | {first: tensors[first] * np.nan}, note | {"step": 2})
+        refused("NaN in a checkpoint", name.strip("."), lambda: fit(model_of(), BENCH, folder=tmp_path, **QUICK),
+                f"checkpoint.safetensors is not a readable checkpoint .{first} is not finite.: delete it")
+
+
+def refused(fault: str, where: str, act: Callable[[], object], said: str, **named) -> None:
+    "Enter a fault that is to be refused, in the words of ours."
+    with pytest.raises((ValueError, OSError, RuntimeError)) as error: act()
+    assert re.search(said, str(error.value)), str(error.value)
+    entered(fault, where, f"{type(error.value).__name__}: {error.value}", **named)
+
+
+class Overflowing(Sizer):
+    "Of one item, features that are not finite; of another, such as float16 does not hold."
+    def encode(self, read):
+        features = super().encode(read)
+        features[features[:, 0] == 3] = torch.nan
+        features[features[:, 0] == 5] = 1e5
+        return features
+
+
+def test_features_that_are_not_finite(tmp_path, capsys):
+    task = Extracting(tmp_path / "files")
+    cache = tmp_path / "cache"
+    extract(task.corpus, {"image": Sizer(), "text": Overflowing()}, cache, shard=8, batch=4, progress=False)
+    skipped = Split(cache / "things/train").skipped
+    assert [row["id"] for row in skipped if "finite" in row["skipped"]] == ["2", "4"]
+    assert from_cache(cache, held_out=0.2).train.values["text"][:].isfinite().all()
+    entered("NaN in features", "an extraction", capsys.readouterr().out.splitlines()[-1])
+
+
+# data, clocks -------------------------------------------------------------------------------------------------------
+
+def test_data_that_shrinks_between_sittings(tmp_path):
+    fit(model_of(), BENCH, folder=tmp_path / "run", **QUICK | {"steps": 2})
+    fewer = replace(BENCH, train=BENCH.train.select(slice(90)))
+    refused("fewer rows", "training", lambda: fit(model_of(), fewer, folder=tmp_path / "run", **QUICK),
+            "checkpoint.safetensors belongs to another run .*rows .* -> .*: choose another folder or delete it")
+    task = Extracting(tmp_path / "files")
+    task.do(tmp_path / "cache")
+    whole = task.outcome(tmp_path / "cache")
+    table = tmp_path / "files/train.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-3]))
+    task.corpus = read_corpus("folder", tmp_path / "files", name="things")
+    refused("fewer items", "an extraction", lambda: task.do(tmp_path / "cache"),
+            "holds another extraction .*items: 20 -> 17", same=task.outcome(tmp_path / "cache") == whole)
+
+
+def test_a_clock_that_is_set_back(made, works, tmp_path, monkeypatch):
+    keeping, _, outcome = works[Keeping]
+    study = tmp_path / "study.nc"
+    digests_of_one = lambda: list(digests(study))
+    one, other = keeping.runs
+    results = [keeping.ds.assign_attrs(config=json.dumps(run.config())) for run in keeping.runs]
+    keep(study, [one], results[:1])
+    then = study.stat().st_mtime_ns
+    assert digests_of_one() == [one.digest]
+    keep(study, [other], results[1:], anew=True)
+    os.utime(study, ns=(then, then))                                  # as a clock that was set back would have it
+    entered("clock set back", "reading records", same=digests_of_one() == [other.digest])
+    assert bits(gather([other], study).isel(cell=0, seed=0, drop=True)) and find(one, study) is None
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    folder = tmp_path / "results"
+    shutil.copytree(made, folder)
+    for path in folder.rglob("*"): os.utime(path, (0, 2**33))         # of the year 2242
+    ds = sweep([RUN, replace(RUN, seed=1)], folder, workers=0, report=lambda line: None)
+    entered("clock set back", "a sweep", same=bits(read(RUN, folder)) == bits(read(RUN, made)) and ds.sizes["seed"] == 2)
+
+
+# sweeps -------------------------------------------------------------------------------------------------------------
+
+FAULTY = """
+import os, signal
+from pathlib import Path
+from muni_nb.models.muni import MUNI
+
+class Faulty(MUNI):
+    "Does once, late in a training of seed 1, what a file tells it."
+    def loss(self, batch, available, progress=1.0):
+        flag = Path(os.environ["FAULT"])
+        if progress > 0.7 and flag.exists():
+            number, whom = map(int, flag.read_text().split())
+            flag.unlink()
+            os.killpg(os.getpgrp(), number) if whom == 0 else os.kill(os.getpid(), number)
+        return super().loss(batch, available, progress)
+"""
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    "How sweeps are begun whose model breaks once, and what they end as unbroken."
+    home = tmp_path_factory.mktemp("faulty")
+    (home / "faulty.py").write_text(FAULTY)
+    (home / "runs.yaml").write_text("shared: {model: 'faulty:Faulty', recipe: {steps: 4, batch_size: 16}}\n"
+                                    "seeds: [0, 1]\nruns: [{cell: a}]\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(home), *filter(None, sys.path)])}
+
+    def begin(folder: Path, workers: int, fault: str = "") -> subprocess.Popen:
+        flag = folder.with_suffix(".fault")
+        if fault: flag.write_text(fault)
+        words = ["sweep", home / "runs.yaml", folder, "--workers", workers, "--preset", "smoke"]
+        return subprocess.Popen([sys.executable, "-m", "muni_nb", *map(str, words)], env=environment | {"FAULT": str(flag)},
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    unbroken = home / "unbroken"
+    said = begin(unbroken, 0).communicate()
+    assert len(results_in(unbroken)) == 2, said
+    return begin, results_in(unbroken)
+
+
+def results_in(folder: Path) -> dict[str, dict[str, bytes]]:
+    return {path.name: bits(read_result(path)) for path in folder.glob("*.nc")}
+
+
+def ended(sweeping: subprocess.Popen) -> tuple[int, str]:
+    "How a sweep ended, and what it said last."
+    out, errors = sweeping.communicate(timeout=120)
+    assert "Traceback" not in out + errors, errors
+    lines = (errors.strip() or out.strip() or "nothing").splitlines()
+    return sweeping.returncode, lines[-1]
+
+
+@pytest.mark.parametrize("where, workers, fault, status, said", [
+    ("a sweep in a terminal", 0, f"{signal.SIGINT} 0", 1, "interrupted: call again, what is finished is kept"),
+    ("a sweep with workers", 2, f"{signal.SIGINT} 0", 1, "interrupted: call again, what is finished is kept"),
+    ("one worker", 2, f"{signal.SIGINT} 1", 1, "1 of 2 runs failed, the others are kept: .*KeyboardInterrupt"),
+    ("one worker, once", 2, f"{signal.SIGKILL} 1", 0, ""),
+    ("a sweep and its workers", 2, f"{signal.SIGKILL} 0", -signal.SIGKILL, "")])
+def test_signals_to_sweeps(faulty, where, workers, fault, status, said, tmp_path):
+    begin, unbroken = faulty
+    found, told = ended(begin(tmp_path / "results", workers, fault))
+    assert found == status and re.search(said, told), (found, told)
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*.nc")}
+    began = time.perf_counter()
+    again, last = ended(begin(tmp_path / "results", workers))
+    seconds = time.perf_counter() - began
+    assert again == 0 and all(path.stat().st_mtime_ns == then for path, then in finished.items())
+    same = results_in(tmp_path / "results") == unbroken
+    entered("Ctrl-C" if str(signal.SIGINT.value) == fault.split()[0] else "kill -9", where, said and told, 0, seconds, same)
+
+
+def test_of_two_sweeps_in_one_folder_one_is_killed(faulty, tmp_path):
+    begin, unbroken = faulty
+    (tmp_path / "results").mkdir()
+    doomed = begin(tmp_path / "results", 0, f"{signal.SIGKILL} 0")
+    while doomed.poll() is None and not list((tmp_path / "results/locks").glob("*.lock")): time.sleep(0.05)
+    (tmp_path / "other").symlink_to(tmp_path / "results")             # without the fault
+    other = begin(tmp_path / "other", 0)
+    assert ended(doomed)[0] == -signal.SIGKILL and ended(other)[0] == 0
+    entered("kill -9", "one of two sweeps in a folder", same=results_in(tmp_path / "results") == unbroken)
 
 
 def test_the_table(capsys):
