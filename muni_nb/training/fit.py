@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'unusual', 'not_finite', 'train_step', 'recipe_of', 'checkpoint_of', 'checkpoint_bytes',
-           'tracking', 'fit', 'curves', 'rehearse']
+           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'train_step', 'recipe_of', 'checkpoint_of',
+           'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
 import json
@@ -172,6 +172,16 @@ def not_finite(what: str, model: nn.Module, bench: Benchmark, recipe: Recipe, st
     return NonFiniteLoss(f"step {step}: {what}; {why} ({where})")
 
 # %% ../../nbs/training/01_fit.ipynb #2d87ecff
+@contextmanager
+def room_for(step: int, recipe: Recipe, device: str) -> Iterator[None]:
+    "Within it, a device whose memory does not suffice is one sentence, with a remedy."
+    try: yield
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(
+            f"step {step}: {device} has no room for a batch of {recipe.batch_size} rows: choose a smaller batch_size "
+            f"or smaller sizes, or free the device of others ({str(error).partition('. ')[0]})") from error
+
+
 def train_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -184,14 +194,15 @@ def train_step(
     seed_step(recipe.seed, step)
     batch, available = batch_at(
         bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device, recipe.by_pattern)
-    with autocast(recipe.precision, device):
+    with autocast(recipe.precision, device), room_for(step, recipe, device):
         terms = model.loss(batch, available, progress=step / recipe.steps)
     if not terms["loss"].isfinite():
         values = ", ".join(f"{k} {v.item():.4g}" for k, v in terms.items())
         raise not_finite(f"the loss is not finite ({values})", model, bench, recipe, step)
     for group in optimiser.param_groups: group["lr"] = group["scale"] * recipe.lr_at(step, getattr(model, "stages", {}))
     optimiser.zero_grad(set_to_none=True)
-    if terms["loss"].requires_grad: terms["loss"].backward()      # a batch may hold nothing to learn from
+    with room_for(step, recipe, device):
+        if terms["loss"].requires_grad: terms["loss"].backward()  # a batch may hold nothing to learn from
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, foreach=True)
     if not norm.isfinite():
         raise not_finite(f"the gradient norm is {norm.item()}", model, bench, recipe, step)
@@ -217,6 +228,9 @@ def checkpoint_of(path: Path, who: Mapping) -> tuple[dict[str, Tensor], dict]:
     if lacks:
         raise unreadable(path, "checkpoint", f"it is of no run, it lacks {lacks[0]}", "choose another folder")
     check_identity(path, note["identity"], who)
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise unreadable(path, "checkpoint", f"{name} is not finite", "delete it to start over")
     return tensors, note
 
 
@@ -296,7 +310,10 @@ def fit(
                 last = {k: v for k, v in curve[-1].items() if k != "step"}
                 tell(done, last)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in last.items()}, refresh=False)
-            if path and (done % save_every == 0 or done == recipe.steps):
+            due = done % save_every == 0 or done == recipe.steps
+            if due and not all(weight.isfinite().all() for weight in model.parameters()):
+                raise not_finite("its update was not finite", model, bench, recipe, step)
+            if path and due:
                 note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
                 write_state(path, pack(model, ema, optimiser), note)
             bar.update()
