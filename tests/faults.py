@@ -15,13 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import psutil
 import pytest
 import torch
 import xarray as xr
@@ -29,7 +27,7 @@ import xarray as xr
 from muni_nb import files
 from muni_nb.data.digits import quadrant_digits
 from muni_nb.experiments.execute import execute
-from muni_nb.experiments.run import Run, settings
+from muni_nb.experiments.run import Run
 from muni_nb.experiments.store import digests, find, gather, keep, read, read_result
 from muni_nb.experiments.study import Study
 from muni_nb.experiments.sweep import sweep
@@ -366,7 +364,7 @@ def test_a_full_disk_at_every_write(works, work, disk, tmp_path):
     for i, event in chosen(works[work][1].events, "begun"):
         folder = disk / str(i)
         folder.mkdir()
-        said = "CannotWrite: .* cannot be written, its disk, or your share of it, is full: free .* what is finished is kept"
+        said = "CannotWrite: .* cannot be written, its disk, .* is full: free .* what is finished is kept"
         broken_and_repeated("full disk", works, work, folder, tmp_path, i, event, lambda: fill(disk),
                             (disk / "filler").unlink, said)
         shutil.rmtree(folder)
@@ -382,7 +380,7 @@ def test_a_disk_that_turned_read_only_between_sittings(works, work, disk, tmp_pa
     assert not mounted("-o", "remount,ro", disk).returncode
     second = in_a_child(tmp_path, lambda: task.do(folder))
     assert not mounted("-o", "remount,rw", disk).returncode
-    assert second.status == 3 and re.search("CannotWrite: .*read-only for you: name another folder", second.said), second
+    assert second.status == 3 and re.search("CannotWrite: .*read-only for you: name another", second.said), second
     again = in_a_child(tmp_path, lambda: task.do(folder))
     lost = first.steps + second.steps + again.steps - unbroken.steps
     same = task.outcome(folder) == outcome
@@ -418,7 +416,7 @@ def out_of_memory(model, optimiser):
     model.loss = loss
 
 
-@pytest.mark.parametrize("step", [3, 5])            # before a checkpoint, and the last, after which nothing is looked at
+@pytest.mark.parametrize("step", [3, 5])            # before a checkpoint; the last, after which none comes
 @pytest.mark.parametrize("spoil, said", [
     (spoilt_loss, "NonFiniteLoss: step {}: the loss is not finite"),
     (spoilt_gradient, "NonFiniteLoss: step {}: the gradient norm is nan"),
@@ -506,7 +504,8 @@ def test_a_clock_that_is_set_back(made, works, tmp_path, monkeypatch):
     shutil.copytree(made, folder)
     for path in folder.rglob("*"): os.utime(path, (0, 2**33))         # of the year 2242
     ds = sweep([RUN, replace(RUN, seed=1)], folder, workers=0, report=lambda line: None)
-    entered("clock set back", "a sweep", same=bits(read(RUN, folder)) == bits(read(RUN, made)) and ds.sizes["seed"] == 2)
+    kept = bits(read(RUN, folder)) == bits(read(RUN, made))
+    entered("clock set back", "a sweep", same=kept and ds.sizes["seed"] == 2)
 
 
 # sweeps -------------------------------------------------------------------------------------------------------------
@@ -539,8 +538,9 @@ def faulty(tmp_path_factory):
         flag = folder.with_suffix(".fault")
         if fault: flag.write_text(fault)
         words = ["sweep", home / "runs.yaml", folder, "--workers", workers, "--preset", "smoke"]
-        return subprocess.Popen([sys.executable, "-m", "muni_nb", *map(str, words)], env=environment | {"FAULT": str(flag)},
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        command, told = [sys.executable, "-m", "muni_nb", *map(str, words)], environment | {"FAULT": str(flag)}
+        return subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                start_new_session=True)
 
     unbroken = home / "unbroken"
     said = begin(unbroken, 0).communicate()
@@ -561,11 +561,11 @@ def ended(sweeping: subprocess.Popen) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("where, workers, fault, status, said", [
-    ("a sweep in a terminal", 0, f"{signal.SIGINT} 0", 1, "interrupted: call again, what is finished is kept"),
-    ("a sweep with workers", 2, f"{signal.SIGINT} 0", 1, "interrupted: call again, what is finished is kept"),
-    ("one worker", 2, f"{signal.SIGINT} 1", 1, "1 of 2 runs failed, the others are kept: .*KeyboardInterrupt"),
-    ("one worker, once", 2, f"{signal.SIGKILL} 1", 0, ""),
-    ("a sweep and its workers", 2, f"{signal.SIGKILL} 0", -signal.SIGKILL, "")])
+    ("a sweep in a terminal", 0, "2 0", 1, "interrupted: call again, what is finished is kept"),
+    ("a sweep with workers", 2, "2 0", 1, "interrupted: call again, what is finished is kept"),
+    ("one worker", 2, "2 1", 1, "1 of 2 runs failed, the others are kept: .*KeyboardInterrupt"),
+    ("one worker, once", 2, "9 1", 0, ""),
+    ("a sweep and its workers", 2, "9 0", -signal.SIGKILL, "")])
 def test_signals_to_sweeps(faulty, where, workers, fault, status, said, tmp_path):
     begin, unbroken = faulty
     found, told = ended(begin(tmp_path / "results", workers, fault))
@@ -576,13 +576,14 @@ def test_signals_to_sweeps(faulty, where, workers, fault, status, said, tmp_path
     seconds = time.perf_counter() - began
     assert again == 0 and all(path.stat().st_mtime_ns == then for path, then in finished.items())
     same = results_in(tmp_path / "results") == unbroken
-    entered("Ctrl-C" if str(signal.SIGINT.value) == fault.split()[0] else "kill -9", where, said and told, 0, seconds, same)
+    number = int(fault.split()[0])
+    entered("Ctrl-C" if number == signal.SIGINT else "kill -9", where, said and told, 0, seconds, same)
 
 
 def test_of_two_sweeps_in_one_folder_one_is_killed(faulty, tmp_path):
     begin, unbroken = faulty
     (tmp_path / "results").mkdir()
-    doomed = begin(tmp_path / "results", 0, f"{signal.SIGKILL} 0")
+    doomed = begin(tmp_path / "results", 0, "9 0")
     while doomed.poll() is None and not list((tmp_path / "results/locks").glob("*.lock")): time.sleep(0.05)
     (tmp_path / "other").symlink_to(tmp_path / "results")             # without the fault
     other = begin(tmp_path / "other", 0)
