@@ -32,7 +32,7 @@ from .execute import RESULT_BYTES, execute
 from .run import Run, bench_of
 from .store import OF_ONE_RUN, check_comparable, find, gather, read_result
 from ..files import FileError, NewerFile, cannot_write, ready_to_write, what_is_wrong
-from ..gate import InputError, InputTypeError, device_of, path_of, place, whole
+from ..gate import InputError, InputTypeError, brief, device_of, path_of, place, whole
 from ..nets.precision import precision_in_force
 from ..training.fit import checkpoint_bytes, fit
 from ..training.progress import progress_bar, say, send_progress
@@ -285,7 +285,7 @@ def costs_of(todo: dict[str, Run], team: Team, workers: int, device: str) -> dic
 def places_of(records: str | Path | Sequence[str | Path]) -> list[Path]:
     "Where records are: folders, or studies' files, that exist."
     if isinstance(records, str | os.PathLike): records = [records]
-    if not isinstance(records, Sequence): raise InputTypeError(f"records must be a list of paths, got {records!r}")
+    if not isinstance(records, Sequence): raise InputTypeError(f"records must be a list of paths, got {brief(records)}")
     places = [path_of(each, "records") for each in records]
     for each in places:
         if each.exists(): continue
@@ -358,7 +358,7 @@ def sweep(
     runs = checked_runs(runs)
     whole(workers, "workers", least=0)
     if not isinstance(executor, Executor | None):
-        raise InputTypeError(f"executor must be a concurrent.futures.Executor, got {executor!r}")
+        raise InputTypeError(f"executor must be a concurrent.futures.Executor, got {brief(executor)}")
     device = device_of(device)
     folder = place(folder)
     folders = [folder, *places_of(records)]
@@ -391,10 +391,10 @@ def checked_runs(runs: Sequence[Run]) -> list[Run]:
     "Runs that can stand in one sweep; InputError if they are none, or cannot be compared."
     if isinstance(runs, Run): runs = [runs]
     try: runs = list(runs)
-    except TypeError as error: raise InputTypeError(f"runs must be a list of Run(...), got {runs!r}") from error
+    except TypeError as error: raise InputTypeError(f"runs must be a list of Run(...), got {brief(runs)}") from error
     if not runs: raise InputError("there are no runs: give at least one Run(...)")
     for run in runs:
-        if not isinstance(run, Run): raise InputTypeError(f"runs must be a list of Run(...), got {run!r} among them")
+        if not isinstance(run, Run): raise InputTypeError(f"runs must be a list of Run(...), got {brief(run)} among them")
     check_comparable(runs)
     return runs
 
