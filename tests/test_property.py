@@ -257,8 +257,8 @@ def test_judging(told):
 
 @given(near({}, ["runs", "workers", "device", "executor", "records"]))
 def test_sweeps(told):
-    arguments = {"runs": [], "workers": 0} | told
-    if {"folder", "report", "shorter"} & set(arguments): return
+    known = {"runs", "workers", "device", "executor", "records"}
+    arguments = {"runs": [], "workers": 0} | {name: value for name, value in told.items() if name in known}
     works_or_says(lambda: sweep(folder="/dev/null/none", **arguments))
 
 

@@ -213,7 +213,7 @@ def train_step(
 def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     "The recipe that `fit` was told; InputTypeError naming a change that is none."
     if not isinstance(recipe, Recipe | None):
-        raise InputTypeError(f"recipe must be Recipe(...), got {recipe!r}")
+        raise InputTypeError(f"recipe must be Recipe(...), got {brief(recipe)}")
     known = [field.name for field in fields(Recipe)]
     others = ["folder", "device", "save_every", "log_every", "progress", "tracker", "recipe"]
     for name in changes:
