@@ -384,7 +384,7 @@ def sweep(
 
 # %% ../../nbs/experiments/04_sweep.ipynb #aac7b169
 def in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def checked_runs(runs: Sequence[Run]) -> list[Run]:
@@ -394,7 +394,8 @@ def checked_runs(runs: Sequence[Run]) -> list[Run]:
     except TypeError as error: raise InputTypeError(f"runs must be a list of Run(...), got {brief(runs)}") from error
     if not runs: raise InputError("there are no runs: give at least one Run(...)")
     for run in runs:
-        if not isinstance(run, Run): raise InputTypeError(f"runs must be a list of Run(...), got {brief(run)} among them")
+        if isinstance(run, Run): continue
+        raise InputTypeError(f"runs must be a list of Run(...), got {brief(run)} among them")
     check_comparable(runs)
     return runs
 
