@@ -315,7 +315,7 @@ def json_of(value: Any, name: str) -> Any:
 # %% ../nbs/00_gate.ipynb #df179aa0
 def path_of(value: str | Path, name: str = "path") -> Path:
     "A path, `~` being the home folder; InputError if it is empty."
-    if not isinstance(value, str | os.PathLike): raise InputTypeError(f"{name} must be a path, got {value!r}")
+    if not isinstance(value, str | os.PathLike): raise InputTypeError(f"{name} must be a path, got {brief(value)}")
     if not str(value).strip():
         raise InputError(f"{name} is empty: name a folder, \".\" for the working directory")
     if "\0" in str(value): raise InputError(f"{name} holds a zero byte, which no path can: {value!r}")
@@ -328,7 +328,7 @@ def device_of(device: Any) -> str:
     "The name of a device that tensors can be put on here; InputError for one that this machine has not."
     import torch
     if not isinstance(device, str | torch.device):
-        raise InputTypeError(f"device must be the name of one, such as \"cpu\" or \"cuda\", got {device!r}")
+        raise InputTypeError(f"device must be the name of one, such as \"cpu\" or \"cuda\", got {brief(device)}")
     try: torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]

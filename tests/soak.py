@@ -160,7 +160,8 @@ def main() -> None:
     with open(place / "log", "w") as log, small_disk(place / "disk") as mounted:
         first = calm(told.runs, place / "calm", told.workers, log)
         second = stormy(told.runs, place / "disk" / "stormy", told.workers, log, told.every, told.full, mounted)
-        one, other = (xr.load_dataset(path, engine="h5netcdf") for path in (place / "calm.nc", place / "disk/stormy.nc"))
+        both = place / "calm.nc", place / "disk" / "stormy.nc"
+        one, other = (xr.load_dataset(path, engine="h5netcdf") for path in both)
     if not mounted: print("no file system could be mounted here: the disk was not filled")
     for name, figures in {"calm": first, "stormy": second}.items():
         print(name, {key: round(value, 1) for key, value in figures.items()})

@@ -71,7 +71,8 @@ def as_column(name: str, given) -> tuple[np.ndarray, np.ndarray]:
     """A column as an array [N, ...] and which rows are there, bool [N].
 
     Strings become objects; where nothing is there stand zeros or "". ValueError, naming the column, if it is none."""
-    if isinstance(given, Tensor): given = given.numpy(force=True)
+    if isinstance(given, Tensor):
+        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy(force=True)     # numpy has no such
     if isinstance(given, str | Mapping) or not hasattr(given, "__iter__") or getattr(given, "ndim", 1) == 0:
         raise InputTypeError(f"{name}: want one value a row, got {brief(given)}")
     is_array = isinstance(given, np.ndarray) and given.dtype.kind in "biuf" and given.ndim > 0
@@ -82,7 +83,8 @@ def as_column(name: str, given) -> tuple[np.ndarray, np.ndarray]:
     if not known: raise ValueError(f"{name}: nothing is there in {len(given)} rows: leave the column out")
     if all(isinstance(value, str) for value in known):
         return np.array([value if there else "" for value, there in zip(given, present)], object), present
-    parts = [np.asarray(value) for value in known]
+    try: parts = [np.asarray(value) for value in known]
+    except TypeError: parts = [np.empty(0, object)]                      # of torch, in a type that numpy has not
     shapes = sorted({part.shape for part in parts})
     if len(shapes) > 1:
         raise ValueError(f"{name}: values have shapes {shapes[0]} and {shapes[1]}: bring them to one shape, "
@@ -702,7 +704,7 @@ def from_folder(
     folder = path_of(folder, "folder")
     frame = read_table(folder / table)
     if isinstance(columns, str):
-        raise InputTypeError(f"columns must be a list of names of columns, got {columns!r}")
+        raise InputTypeError(f"columns must be a list of names of columns, got {brief(columns)}")
     for name in columns or []:
         if name in frame: continue
         raise ValueError(f"{folder / table} has no column "

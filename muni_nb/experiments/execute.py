@@ -25,7 +25,7 @@ from .run import Run, bench_of
 from .store import find, read_result, write_result
 from .told import as_yaml, values_of
 from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong, write_whole
-from ..gate import InputError, InputTypeError, device_of, flag
+from ..gate import InputError, InputTypeError, brief, device_of, flag
 from ..training.fit import fit
 from ..training.progress import say
 from ..training.trackers import Tracker
@@ -86,7 +86,7 @@ def execute(run: Run, folder: str | Path, device: str = "cpu", progress: bool = 
     """Train and evaluate one run; its file in `folder`.
 
     InputError for arguments that cannot be and CannotWrite for a folder that takes no files, before any work."""
-    if not isinstance(run, Run): raise InputTypeError(f"run must be Run(...), got {run!r}")
+    if not isinstance(run, Run): raise InputTypeError(f"run must be Run(...), got {brief(run)}")
     flag(progress, "progress")
     device = device_of(device)
     folder = ready_to_write(folder, RESULT_BYTES)

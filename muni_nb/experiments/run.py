@@ -27,7 +27,7 @@ from ..evaluation.alignment import train_towers
 from ..evaluation.report import evaluate
 from ..evaluation.verifier import train_verifier
 from ..features.scenes import scene_features
-from ..gate import InputError, InputTypeError, as_annotated, check_fields, json_of, nearest, whole
+from ..gate import InputError, InputTypeError, as_annotated, brief, check_fields, json_of, nearest, whole
 from ..models.base import LatentModel, revived
 from ..models.classical.helvae import HELVAE
 from ..models.classical.mmvae import MMVAE
@@ -62,7 +62,7 @@ def named(name: str, known: Mapping[str, Callable], what: str) -> Callable:
     "The entry `name` of `known`, or what is at the import path \"package.module:name\"; InputError if neither."
     own = "or name your own as \"package.module:name\""
     if not isinstance(name, str):
-        raise InputTypeError(f"{what} must be a name, got {name!r}{nearest(str(name), known)}; {own}")
+        raise InputTypeError(f"{what} must be a name, got {brief(name)}{nearest(str(name), known)}; {own}")
     if name in known: return known[name]
     module, found, attribute = name.partition(":")
     if not found: raise InputError(f"unknown {what} {name!r}{nearest(name, known)}; {own}")
@@ -119,7 +119,7 @@ def checked(arguments: Mapping, takes: Mapping, whom: str, types: Mapping = {}) 
         if name not in takes: raise InputError(f"{whom} takes no {name!r}{remedy}")
     for name, default in takes.items():
         if default is inspect.Parameter.empty and name not in arguments:
-            raise InputError(f"{whom} needs {name!r}, which has no default")
+            raise InputError(f"{whom} needs {name!r}, which has no default: give it")
     held = {name: as_annotated(value, types.get(name), f"{whom}: {name}") for name, value in arguments.items()}
     held = {name: asdict(value) if is_dataclass(value) else value for name, value in held.items()}
     held = json.loads(json.dumps(json_of(held, f"{whom}: arguments of a run")))        # tuples are lists

@@ -23,7 +23,7 @@ import muni_nb
 from .run import Run
 from .store import find, gather, read_result, write_result
 from .sweep import sweep
-from ..gate import InputError, InputTypeError, as_annotated, nearest, number, one_of, place, whole
+from ..gate import InputError, InputTypeError, as_annotated, brief, nearest, number, one_of, place, whole
 from ..training.progress import say
 
 # %% ../../nbs/experiments/05_study.ipynb #bb5fe5d1
@@ -49,15 +49,15 @@ def checked_parameter(name: str, value: Any, kind: type, choices: Sequence | Non
     "The value of one parameter, of the type `kind` and among the `choices`; so is each member of a list."
     said = f"parameter {name}"
     if kind is list and not isinstance(value, list | tuple):
-        raise InputTypeError(f"{said} must be a list, got {value!r}")
+        raise InputTypeError(f"{said} must be a list, got {brief(value)}")
     value = list(value) if kind is list else as_annotated(value, kind, said)
     members = value if kind is list else [value]
     if not members: raise InputError(f"{said} is an empty list: leave it out, or name at least one")
-    if len(set(map(repr, members))) < len(members): raise InputError(f"{said} names something twice: {value}")
+    if len(set(map(repr, members))) < len(members): raise InputError(f"{said} names something twice: {brief(value)}")
     allowed = None if choices is None else [(each, type(each)) for each in choices]     # True is not 1
     for member in members:
         if allowed is not None and (member, type(member)) not in allowed:
-            raise InputError(f"{said}: {member!r} is not one of {', '.join(map(str, choices))}")
+            raise InputError(f"{said}: {brief(member)} is not one of {', '.join(map(str, choices))}")
         if name in WHOLE: whole(member, said, WHOLE[name])
         elif name in LEAST: number(member, said, LEAST[name])
     return value

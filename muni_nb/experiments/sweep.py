@@ -37,7 +37,7 @@ from .run import Run, bench_of
 from .store import OF_ONE_RUN, check_comparable, find, gather, read_result
 from ..files import (
     CannotWrite, FileError, NewerFile, cannot_write, ready_to_write, what_is_wrong, write_whole)
-from ..gate import InputError, InputTypeError, device_of, path_of, place, whole
+from ..gate import InputError, InputTypeError, brief, device_of, path_of, place, whole
 from ..nets.precision import precision_in_force
 from ..training.fit import checkpoint_bytes, fit
 from ..training.progress import progress_bar, say, send_progress
@@ -294,7 +294,7 @@ def costs_of(todo: dict[str, Run], team: Team, device: str) -> dict[str, Cost]:
 def places_of(records: str | Path | Sequence[str | Path]) -> list[Path]:
     "Where records are: folders, or studies' files, that exist."
     if isinstance(records, str | os.PathLike): records = [records]
-    if not isinstance(records, Sequence): raise InputTypeError(f"records must be a list of paths, got {records!r}")
+    if not isinstance(records, Sequence): raise InputTypeError(f"records must be a list of paths, got {brief(records)}")
     places = [path_of(each, "records") for each in records]
     for each in places:
         if each.exists(): continue
@@ -369,7 +369,7 @@ def sweep(
     runs = checked_runs(runs)
     whole(workers, "workers", least=0)
     if not isinstance(executor, Executor | None):
-        raise InputTypeError(f"executor must be a concurrent.futures.Executor, got {executor!r}")
+        raise InputTypeError(f"executor must be a concurrent.futures.Executor, got {brief(executor)}")
     if scheduler is None: device, pool = device_of(device), nullcontext(executor)
     elif executor is not None: raise InputError("runs go to an executor or to a scheduler: give one of them")
     elif workers < 1: raise InputError("workers must be at least 1 with a scheduler, 0 is this process")
@@ -397,17 +397,18 @@ def sweep(
 
 # %% ../../nbs/experiments/04_sweep.ipynb #aac7b169
 def in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def checked_runs(runs: Sequence[Run]) -> list[Run]:
     "Runs that can stand in one sweep; InputError if they are none, or cannot be compared."
     if isinstance(runs, Run): runs = [runs]
     try: runs = list(runs)
-    except TypeError as error: raise InputTypeError(f"runs must be a list of Run(...), got {runs!r}") from error
+    except TypeError as error: raise InputTypeError(f"runs must be a list of Run(...), got {brief(runs)}") from error
     if not runs: raise InputError("there are no runs: give at least one Run(...)")
     for run in runs:
-        if not isinstance(run, Run): raise InputTypeError(f"runs must be a list of Run(...), got {run!r} among them")
+        if isinstance(run, Run): continue
+        raise InputTypeError(f"runs must be a list of Run(...), got {brief(run)} among them")
     check_comparable(runs)
     return runs
 

@@ -172,7 +172,7 @@ def runs_told(values, preset: str | None = None, changes: Mapping = {}) -> list[
             raise InputError(f"unknown entry {name!r} of a file of runs{nearest(name, ['shared', 'runs', 'seeds'])}")
     found, seeds = [], values.get("seeds") or [None]
     for i, each in enumerate(values["runs"]):
-        if not isinstance(each, Mapping): raise InputError(f"runs[{i}] must be named values, got {each!r}")
+        if not isinstance(each, Mapping): raise InputError(f"runs[{i}] must be named values, got {brief(each)}")
         one = merged(merged(values.get("shared") or {}, {"cell": f"run {i}"} | dict(each)), changes)
         benchmark = (one.get("bench") or {}).get("benchmark", "quadrant_digits")
         if preset: one = merged(preset_values(preset, benchmark), one)

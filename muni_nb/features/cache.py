@@ -298,6 +298,9 @@ def standard_of(splits: Sequence[Split], modality: str, widened: Widened = Widen
     if not rows.sum(): raise InputError(f"no row has {modality}")
     share = (rows / rows.sum())[:, None]
     means, variances = torch.stack([moments(split, widened)[modality] for split in having]).unbind(1)
+    if not means.isfinite().all():
+        places = " and ".join(str(split.folder) for split in having)
+        raise FileError(f"{modality} in {places}: not all features are finite: delete the folder and {AGAIN}")
     mean = (share * means).sum(0)
     deviation = (share * (variances + (means - mean).square())).sum(0).sqrt()
     steady = deviation <= 1e-12 * mean.abs()

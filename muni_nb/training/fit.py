@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'unusual', 'not_finite', 'gradients', 'train_step', 'recipe_of', 'checkpoint_of',
-           'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
+           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'recipe_of',
+           'checkpoint_of', 'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
 import json
@@ -177,6 +177,17 @@ def not_finite(what: str, model: nn.Module, bench: Benchmark, recipe: Recipe, st
     return NonFiniteLoss(f"step {step}: {what}; {why} ({where})")
 
 # %% ../../nbs/training/01_fit.ipynb #2d87ecff
+@contextmanager
+def room_for(step: int, recipe: Recipe, device: str) -> Iterator[None]:
+    "Within it, a device whose memory does not suffice is one sentence, with a remedy."
+    try: yield
+    except torch.OutOfMemoryError as error:
+        batch = f"a batch of {recipe.batch_size} rows in {recipe.parts} part{'s' * (recipe.parts > 1)}"
+        remedy = "choose more parts, a smaller batch_size or smaller sizes, or free the device of others"
+        said = str(error).partition(". ")[0]
+        raise torch.OutOfMemoryError(f"step {step}: {device} has no room for {batch}: {remedy} ({said})") from error
+
+
 def gradients(
     model: nn.Module,
     bench: Benchmark,
@@ -207,7 +218,8 @@ def train_step(
 ) -> dict[str, Tensor]:
     "One update, a function of the weights and (seed, step); the terms of the loss, means over parts."
     optimiser.zero_grad(set_to_none=True)
-    of_parts = [gradients(model, bench, recipe, step, device, part) for part in world.share(recipe.parts)]
+    with room_for(step, recipe, device):
+        of_parts = [gradients(model, bench, recipe, step, device, part) for part in world.share(recipe.parts)]
     terms = world.means(of_parts)
     world.sum_gradients([p for group in optimiser.param_groups for p in group["params"]])
     if not terms["loss"].isfinite():
@@ -224,7 +236,7 @@ def train_step(
 def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     "The recipe that `fit` was told; InputTypeError naming a change that is none."
     if not isinstance(recipe, Recipe | None):
-        raise InputTypeError(f"recipe must be Recipe(...), got {recipe!r}")
+        raise InputTypeError(f"recipe must be Recipe(...), got {brief(recipe)}")
     known = [field.name for field in fields(Recipe)]
     others = ["folder", "device", "save_every", "log_every", "progress", "tracker", "recipe"]
     for name in changes:
@@ -239,6 +251,9 @@ def checkpoint_of(path: Path, who: Mapping) -> tuple[dict[str, Tensor], dict]:
     if lacks:
         raise unreadable(path, "checkpoint", f"it is of no run, it lacks {lacks[0]}", "choose another folder")
     check_identity(path, note["identity"], who)
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise unreadable(path, "checkpoint", f"{name} is not finite", "delete it to start over")
     return tensors, note
 
 
@@ -323,7 +338,10 @@ def fit(
                 last = {k: v for k, v in curve[-1].items() if k != "step"}
                 tell(done, last)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in last.items()}, refresh=False)
-            if path and (done % save_every == 0 or done == recipe.steps):
+            due = done % save_every == 0 or done == recipe.steps
+            if due and not all(weight.isfinite().all() for weight in model.parameters()):
+                raise not_finite("its update was not finite", model, bench, recipe, step)
+            if path and due:
                 note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
                 write_state(path, pack(model, ema, optimiser), note)
             bar.update()
