@@ -7,7 +7,7 @@ READY := .venv/.ready
 CHECK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MUNI_NB_PRESET=smoke
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation test browser-test publish docs lab export clean hooks
+.PHONY: help setup ablation test browser-test nightly publish docs lab export clean hooks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ test: $(READY) ## lint, then run every notebook, the ablations at their smoke pr
 browser-test: $(READY) ## click through the explorer in a real Chromium, if there is one: runs/browser has screenshots
 	-@$(BIN)/python -c 'import playwright' 2> /dev/null || $(BIN)/python -m pip install --no-compile -c constraints.txt playwright
 	$(CHECK) $(BIN)/python -m pytest tests/browser.py -rs
+
+nightly: $(READY) ## what takes long: bad input by property, faults at every line, a sweep in bad weather (runs/soak)
+	$(CHECK) MUNI_NB_EXAMPLES=nightly $(BIN)/python -m pytest tests/test_property.py -q
+	$(CHECK) $(BIN)/python -m pytest tests/faults.py -q -rs
+	$(CHECK) $(BIN)/python tests/soak.py
+	$(CHECK) $(BIN)/python tests/soak.py runs/soak-dask --scheduler local
 
 publish: $(READY) ## gather anew, from the committed records, what README and nbs/results.ipynb show
 	@mkdir -p runs

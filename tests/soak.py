@@ -34,23 +34,24 @@ def runs_of(number: int) -> list[Run]:
     return [Run(cell, seed, routes=routes, **shared) for cell, routes in cells.items() for seed in range(number // 2)]
 
 
-def child(number: int, folder: str, workers: int) -> None:
+def child(number: int, folder: str, workers: int, scheduler: str | None) -> None:
     "One sitting of the sweep, in a process that can be killed; its dataset is written where it ends whole."
-    ds = sweep(runs_of(number), folder, workers=workers)
+    ds = sweep(runs_of(number), folder, workers=workers, scheduler=scheduler)
     ds.drop_vars(CLOCKS).to_netcdf(f"{folder}.nc", engine="h5netcdf")
 
 
 class Sitting:
     "A child process that sweeps, and its workers."
 
-    def __init__(self, number: int, folder: Path, workers: int, log):
-        command = [sys.executable, __file__, "--child", "--runs", str(number), "--workers", str(workers), str(folder)]
+    def __init__(self, told: argparse.Namespace, folder: Path, log):
+        command = [sys.executable, __file__, "--child", "--runs", str(told.runs), "--workers", str(told.workers),
+                   *(["--scheduler", told.scheduler] if told.scheduler else []), str(folder)]
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
 
     def workers(self) -> list[psutil.Process]:
-        "Processes of its pool, the oldest first; that which python keeps for itself is none."
+        "Processes that make its runs; that which python keeps for itself is none."
         with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children()
+            children = psutil.Process(self.process.pid).children(recursive=True)
             return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
         return []
 
@@ -73,35 +74,35 @@ def finished(folder: Path) -> int:
     return len(list(folder.glob("*.nc")))
 
 
-def calm(number: int, folder: Path, workers: int, log) -> dict:
+def calm(told: argparse.Namespace, folder: Path, log) -> dict:
     "The sweep as it should be: seconds, the greatest memory of its own process, and seconds of another call."
-    began, sitting, most = time.perf_counter(), Sitting(number, folder, workers, log), []
+    began, sitting, most = time.perf_counter(), Sitting(told, folder, log), []
     while sitting.running():
         most.append(sitting.memory())
         time.sleep(0.5)
     assert sitting.process.returncode == 0, "the calm sweep failed, see its log"
     seconds = time.perf_counter() - began
     began = time.perf_counter()
-    again = Sitting(number, folder, workers, log).process.wait()
+    again = Sitting(told, folder, log).process.wait()
     assert again == 0
     half = len(most) // 2
     return {"seconds": seconds, "again": time.perf_counter() - began,
             "memory, middle": most[half] / 1e6, "memory, end": max(most[-10:]) / 1e6}
 
 
-def stormy(number: int, folder: Path, workers: int, log, every: float, full: float, mounted: bool) -> dict:
+def stormy(told: argparse.Namespace, folder: Path, log, mounted: bool) -> dict:
     "The sweep with killed workers, a full disk and two deaths of its own; what happened."
     chance = random.Random(0)
     found = {"sittings": 0, "workers killed": 0, "sweep killed": 0, "disk full, seconds": 0.0, "results lost": 0}
     ballast, seen = folder / "ballast", 0
-    deaths = [number // 3, number * 2 // 3]                  # results there are when the sweep is killed
-    fill_at, filled = number // 2, None
+    deaths = [told.runs // 3, told.runs * 2 // 3]            # results there are when the sweep is killed
+    fill_at, filled = told.runs // 2, None
     began = time.perf_counter()
     last = began
     while True:
         found["sittings"] += 1
         assert found["sittings"] < 50, "the sweep does not come to an end"
-        sitting = Sitting(number, folder, workers, log)
+        sitting = Sitting(told, folder, log)
         while sitting.running():
             time.sleep(0.2)
             now, there = time.perf_counter(), finished(folder)
@@ -112,7 +113,7 @@ def stormy(number: int, folder: Path, workers: int, log, every: float, full: flo
                 found["sweep killed"] += 1
                 sitting.kill()
                 break
-            if now - last > every and (some := sitting.workers()):
+            if now - last > told.every and (some := sitting.workers()):
                 with contextlib.suppress(psutil.NoSuchProcess): chance.choice(some).send_signal(signal.SIGKILL)
                 found["workers killed"] += 1
                 last = now
@@ -120,11 +121,11 @@ def stormy(number: int, folder: Path, workers: int, log, every: float, full: flo
                 with contextlib.suppress(OSError), open(ballast, "wb") as file:
                     while file.write(bytes(1 << 20)): file.flush()
                 filled = now
-            if filled and ballast.exists() and now - filled > full:
+            if filled and ballast.exists() and now - filled > told.full:
                 ballast.unlink()
                 found["disk full, seconds"] = now - filled
         if filled and ballast.exists():                       # the sweep has said that there is no room, and ended
-            time.sleep(max(0.0, full - (time.perf_counter() - filled)))
+            time.sleep(max(0.0, told.full - (time.perf_counter() - filled)))
             ballast.unlink()
             found["disk full, seconds"] = time.perf_counter() - filled
         elif sitting.process.returncode == 0: break
@@ -147,19 +148,20 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", default=str(ROOT / "runs" / "soak"))
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--scheduler", help="of dask, such as local; by default processes of the sweep's own")
     parser.add_argument("--every", type=float, default=30, help="seconds from one killed worker to the next")
     parser.add_argument("--full", type=float, default=60, help="seconds that the disk is full")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     told = parser.parse_args()
-    if told.child: return child(told.runs, told.folder, told.workers)
+    if told.child: return child(told.runs, told.folder, told.workers, told.scheduler)
 
     import xarray as xr
     place = Path(told.folder)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     with open(place / "log", "w") as log, small_disk(place / "disk") as mounted:
-        first = calm(told.runs, place / "calm", told.workers, log)
-        second = stormy(told.runs, place / "disk" / "stormy", told.workers, log, told.every, told.full, mounted)
+        first = calm(told, place / "calm", log)
+        second = stormy(told, place / "disk" / "stormy", log, mounted)
         both = place / "calm.nc", place / "disk" / "stormy.nc"
         one, other = (xr.load_dataset(path, engine="h5netcdf") for path in both)
     if not mounted: print("no file system could be mounted here: the disk was not filled")
