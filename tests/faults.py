@@ -26,14 +26,16 @@ import xarray as xr
 
 from muni_nb import files
 from muni_nb.data.digits import quadrant_digits
+from muni_nb.evaluation.verifier import read_judge, write_judge
 from muni_nb.experiments.execute import execute
 from muni_nb.experiments.run import Run
 from muni_nb.experiments.store import digests, find, gather, keep, read, read_result
 from muni_nb.experiments.study import Study
 from muni_nb.experiments.sweep import sweep
+from muni_nb.features.audio_code import AudioCode, read_code, write_code
 from muni_nb.features.cache import Source, Split, from_cache
 from muni_nb.features.corpora import read_corpus
-from muni_nb.features.extract import extract
+from muni_nb.features.extract import check_cache, extract
 from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
 from muni_nb.training import fit as training
@@ -446,6 +448,7 @@ def test_a_checkpoint_that_holds_what_is_not_finite(tmp_path):
 def refused(fault: str, where: str, act: Callable[[], object], said: str, **named) -> None:
     "Enter a fault that is to be refused, in the words of ours."
     with pytest.raises((ValueError, OSError, RuntimeError)) as error: act()
+    assert not isinstance(error.value, UnicodeError), "of a library below"
     assert re.search(said, str(error.value)), str(error.value)
     entered(fault, where, f"{type(error.value).__name__}: {error.value}", **named)
 
@@ -506,6 +509,60 @@ def test_a_clock_that_is_set_back(made, works, tmp_path, monkeypatch):
     ds = sweep([RUN, replace(RUN, seed=1)], folder, workers=0, report=lambda line: None)
     kept = bits(read(RUN, folder)) == bits(read(RUN, made))
     entered("clock set back", "a sweep", same=kept and ds.sizes["seed"] == 2)
+
+
+# files --------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def kinds(made, tmp_path_factory):
+    "A file of every kind that is written, and what reads it."
+    home = tmp_path_factory.mktemp("kinds")
+    fit(model_of(), BENCH, folder=home / "run", **QUICK)
+    model_of().save(home / "model")
+    shutil.copy(find(RUN, made), home)
+    keep(home / "kept/study.nc", [RUN], [read(RUN, made)])
+    write_judge(home / "judge.safetensors", {"who": 1}, {"w": torch.randn(40, 40)})
+    write_code(home / "audio-code.safetensors", AudioCode(3, 5))
+    Extracting(home / "files").do(home / "cache")
+    split = home / "cache/things/train"
+    opened = lambda: from_cache(home / "cache", held_out=0.2)
+    opened()
+    return {
+        "checkpoint": (home / "run/checkpoint.safetensors",
+                       lambda: fit(model_of(), BENCH, folder=home / "run", **QUICK)),
+        "model's weights": (home / "model/model.safetensors", lambda: MUNI.load(home / "model")),
+        "model's settings": (home / "model/config.json", lambda: MUNI.load(home / "model")),
+        "result": (home / f"{RUN.name}.nc", lambda: gather([RUN], home)),
+        "record": (home / "kept/study.nc", lambda: gather([RUN], home / "kept")),
+        "judge": (home / "judge.safetensors", lambda: read_judge(home / "judge.safetensors", {"who": 1})),
+        "audio code": (home / "audio-code.safetensors", lambda: read_code(home / "audio-code.safetensors")),
+        "cache's meta": (split / "meta.json", opened),
+        "cache's rows": (split / "rows-00001.jsonl", opened),
+        "cache's features": (split / "text-00001.safetensors", lambda: (opened(), check_cache(home / "cache"))),
+    }
+
+
+KINDS = ["checkpoint", "model's weights", "model's settings", "result", "record", "judge", "audio code", "cache's meta",
+         "cache's rows", "cache's features"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_truncated_foreign_and_newer(kinds, kind):
+    path, reads = kinds[kind]
+    whole = path.read_bytes()
+    cut = {f"cut at {n}": whole[:n] for n in (0, 5, len(whole) // 2, len(whole) - 3)}
+    foreign = {f"a {other}": kinds[other][0].read_bytes() for other in KINDS if other != kind}
+    newer = {"version 9": whole.replace(b"muni_nb file version 1,", b"muni_nb file version 9,")}
+    try:
+        for fault, files_of in {"truncated file": cut, "foreign file": foreign, "newer file": newer}.items():
+            for how, data in files_of.items():
+                path.write_bytes(data)
+                said = f"{re.escape(path.name)}.*: |none of these runs is finished"
+                if how == "version 9": said = "written by a newer muni_nb.*update"
+                try: refused(fault, kind, reads, said)
+                except BaseException as error: raise AssertionError(f"{how}: {error}") from error
+    finally: path.write_bytes(whole)
+    assert reads() is not None
 
 
 # sweeps -------------------------------------------------------------------------------------------------------------

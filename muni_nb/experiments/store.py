@@ -123,7 +123,8 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
     for run, ds in zip(runs, results, strict=True):
         found = run_of(json.loads(ds.attrs["config"])).digest
         if found != run.digest:
-            raise ValueError(f"the result for {run.name} is of another run: its own config is that of {found}")
+            raise ValueError(f"the result for {run.name} is of another run, {found} by its own config: give results in "
+                             "the order of runs")
     if not runs: return
     kept = ({} if anew else held(path)) | {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
     cells, seeds, whole = zip(*kept.values())
@@ -148,10 +149,16 @@ def find(run: Run, *places: str | Path) -> Path | None:
 
 
 def read(run: Run, *places: str | Path) -> xr.Dataset:
-    "A finished run's result. ValueError if none of the `places` has it."
+    "A finished run's result. ValueError if none of the `places` has it, FileError if its file holds something else."
     path = find(run, *places)
-    if path is None: raise ValueError(f"{run.name} is not finished in {', '.join(map(str, places))}")
-    return read_result(path) if OF_ONE_RUN.fullmatch(path.name) else recorded(path, run.digest)
+    if path is None:
+        told = f"{run.name} is not finished in {', '.join(map(str, places))}"
+        raise ValueError(f"{told}: execute it, or name other places")
+    if not OF_ONE_RUN.fullmatch(path.name): return recorded(path, run.digest)
+    ds = read_result(path)
+    with naming(path, *told_of(path)): found = run_of(json.loads(ds.attrs["config"])).digest
+    if found != run.digest: raise unreadable(path, "result", f"it is of run {found}", told_of(path)[1])
+    return ds
 
 # %% ../../nbs/experiments/02_store.ipynb #230045d4
 def check_comparable(runs: Sequence[Run]) -> None:
@@ -191,5 +198,7 @@ def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
     runs = list(runs)
     check_comparable(runs)
     finished = [run for run in runs if find(run, *places)]
-    if not finished: raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}")
+    if not finished:
+        raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}: execute them, or name "
+                         "other places")
     return side_by_side((run.cell, run.seed, read(run, *places)) for run in finished)

@@ -117,7 +117,7 @@ def write_shard(folder: Path, meta: Meta, shard: int, rows: Sequence[Mapping], f
     kept = [row for row in rows if "skipped" not in row]
     for k, source in meta.sources.items():
         if features[k].shape != (len(kept), source.width):
-            raise InputError(f"{k}: features {list(features[k].shape)} of {len(kept)} rows of width {source.width}")
+            raise InputError(f"{k}: want features [{len(kept)}, {source.width}], got {list(features[k].shape)}")
         raw = features[k].to(getattr(torch, meta.precision))
         write_tensors(features_file(folder, k, shard), {"features": raw})
     head = {"rows": len(kept), "skipped": len(rows) - len(kept), "seal": BLANK}
@@ -174,8 +174,11 @@ class Split:
         data = read_bytes(path, "list of rows", f"delete it and {AGAIN}")
         if not check_seal(data, path, "list of rows", f"delete it and {AGAIN}"):
             raise unreadable(path, "list of rows", "it was cut off", f"delete it and {AGAIN}")
-        head, *rows = map(json.loads, data.decode().splitlines())
-        digest.update(head["seal"].encode())
+        try:
+            head, *rows = map(json.loads, data.decode().splitlines())
+            digest.update(head["seal"].encode())
+        except (ValueError, KeyError, TypeError) as error:
+            raise unreadable(path, "list of rows", "it is another file", f"delete it and {AGAIN}") from error
         for row in rows:
             if "skipped" in row:
                 self.skipped.append(row)
@@ -295,7 +298,7 @@ def standard_of(splits: Sequence[Split], modality: str, widened: Widened = Widen
     having = [split for split in splits if modality in split.parts]
     column = MODALITIES.index(modality)
     rows = torch.tensor([int(split.available[:, column].sum()) for split in having], dtype=torch.float64)
-    if not rows.sum(): raise InputError(f"no row has {modality}")
+    if not rows.sum(): raise InputError(f"no train row has {modality}: extract some that have it")
     share = (rows / rows.sum())[:, None]
     means, variances = torch.stack([moments(split, widened)[modality] for split in having]).unbind(1)
     if not means.isfinite().all():
@@ -320,7 +323,7 @@ class Tokens:
                              f"hub's: accept its licence there, then `hf auth login` and `hf download {name}`"
                              ) from error
         if self.tokenizer.pad_token_id != PAD:
-            raise InputError(f"tokenizer {name!r} pads with {self.tokenizer.pad_token_id}, want {PAD}")
+            raise InputError(f"tokenizer {name!r} pads with {self.tokenizer.pad_token_id}, want {PAD}: name another")
         if self.tokenizer.eos_token_id is None:
             raise InputError(f"tokenizer {name!r} has no token for the end of a sentence: name another")
 

@@ -471,11 +471,14 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
     "The model saved in `folder`; FileError if `save` did not write it, or it is damaged."
     folder = path_of(folder, "folder")
     missing = [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]
-    if missing: raise FileError(f"{folder} is not a saved model: {' and '.join(missing)} missing")
+    if missing: raise FileError(f"{folder} is not a saved model, it lacks {' and '.join(missing)}: name a folder that "
+                                 "a model was saved to")
     file = folder / "config.json"
     config = read_values(file, "configuration", "copy it again")
-    if config.get("model") != cls.__name__:
-        raise FileError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
+    if "model" not in config: raise unreadable(file, "configuration", "it names no model", "copy it again")
+    if config["model"] != cls.__name__:
+        told = f"{folder} holds a {config['model']!r}, not a {cls.__name__}"
+        raise FileError(f"{told}: load it by its own class, or name another folder")
     try: model = cls.from_config(config)
     except FileError: raise                        # of what it is built upon, and says so
     except (KeyError, TypeError, ValueError, AttributeError) as error:
