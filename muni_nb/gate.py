@@ -169,7 +169,9 @@ def listed(value: Any, name: str) -> list | tuple:
 # %% ../nbs/00_gate.ipynb #9b63b089
 def gone_through(value: Any) -> Any:
     "A generator, a set of keys and the like as a list; texts, dicts and what cannot be gone through as they are."
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping | list | tuple) else value
+    single = getattr(value, "shape", None) == ()               # of numpy or torch
+    if single or isinstance(value, str | Mapping | list | tuple) or not isinstance(value, Iterable): return value
+    return list(value)
 
 
 def _sequence(value: Any, member: Any, name: str) -> list | tuple:

@@ -44,7 +44,8 @@ BLOCK = 4096   # rows looked at together
 
 def missing(value) -> bool:
     "Whether one cell of a column is empty: None, NaN or pandas' NA."
-    return value is None or (np.ndim(value) == 0 and not isinstance(value, str) and bool(pd.isna(value)))
+    if value is None or isinstance(value, str | list | tuple): return value is None
+    return np.ndim(value) == 0 and bool(pd.isna(value))
 
 
 def gaps(name: str, values: np.ndarray) -> np.ndarray:
@@ -84,15 +85,14 @@ def as_column(name: str, given) -> tuple[np.ndarray, np.ndarray]:
     if all(isinstance(value, str) for value in known):
         return np.array([value if there else "" for value, there in zip(given, present)], object), present
     try: parts = [np.asarray(value) for value in known]
-    except TypeError: parts = [np.empty(0, object)]                      # of torch, in a type that numpy has not
+    except (TypeError, ValueError): parts = [np.empty(0, object)]        # ragged, or in a type that numpy has not
     shapes = sorted({part.shape for part in parts})
     if len(shapes) > 1:
         raise ValueError(f"{name}: values have shapes {shapes[0]} and {shapes[1]}: bring them to one shape, "
                          "None where there is nothing")
+    odd = [value for value, part in zip(known, parts) if part.dtype.kind not in "biuf"]
+    if odd: raise ValueError(f"{name}: values of type {type(odd[0]).__name__}: want numbers or strings")
     values = np.stack(parts)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{name}: values of type {type(known[0]).__name__}: "
-                         "want numbers or strings")
     whole = np.zeros((len(given), *values.shape[1:]), values.dtype)
     whole[present] = values
     return whole, present & gaps(name, whole)

@@ -63,6 +63,9 @@ class Rows:
             if not isinstance(table, Mapping):
                 want = f"{part} of rows must be a dict {{name: values [N, ...]}}"
                 raise InputTypeError(f"{want}, got {brief(table)}")
+            for k in table:
+                if isinstance(k, str) and k.isprintable(): continue
+                raise InputError(f"{part} of rows has a column {brief(k)}: its name must be text on one line")
             table = {k: as_held(v, k, part == "attributes") for k, v in table.items()}
             lengths += [(k, len(v)) for k, v in table.items()]
             object.__setattr__(self, part, table)

@@ -18,7 +18,7 @@ import yaml
 
 from .run import (
     BENCHMARKS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, checked, named, run_of, settings, types_of)
-from ..gate import InputError, InputTypeError, brief, nearest, one_of, path_of
+from ..gate import InputError, InputTypeError, brief, nearest, one_of, path_of, whole
 from ..nets.build import Sizes
 
 # %% ../../nbs/experiments/02_told.ipynb #ae8c7b85
@@ -118,7 +118,7 @@ def run_told(values: Any) -> Run:
     for name in values:
         if name not in versions: one_of(name, "field of a run", known)
     for name, kind in part_names().items(): check_part(name, kind, values.get(name, {}))
-    seed = values.get("seed", 0)
+    seed = whole(values.get("seed", 0), "a run's seed")
     if values.get("recipe", {}).get("seed", seed) != seed:
         raise InputError("the seed of a recipe is its run's: leave it out, and write seed (or --seed) alone")
     rest = {name: value for name, value in values.items() if name != "cell"}
