@@ -1,6 +1,7 @@
 "The command line, from arguments to files and exit codes; everything in this process."
 import json
 import subprocess
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -86,11 +87,14 @@ WRONG = {
     "dots": (["doctor", "--recipe.steps", "3"], "doctor takes no options with dots"),
     "a study": (["report", "nothing"], "there are no results at nothing, and no study is called so"),
     "a tracker": (["train", "--track", "tensorbord=logs"], "unknown tracker 'tensorbord': did you mean tensorboard"),
-    "a notebook": (["sweep", "nowhere.ipynb"], "there is no notebook nowhere.ipynb")}
+    "a notebook": (["sweep", "nowhere.ipynb"], "there is no notebook nowhere.ipynb"),
+    "a scheduler": (["sweep", "runs.yaml", "--scheduler", "host"], "scheduler 'host' is none: give")}
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_cannot_be_is_said_in_one_sentence(wrong, capsys):
+def test_what_cannot_be_is_said_in_one_sentence(wrong, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs.yaml").write_text("runs: [{cell: MUNI}]")
     arguments, said = WRONG[wrong]
     assert main(arguments) == 2
     printed = capsys.readouterr()

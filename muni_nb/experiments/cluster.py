@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -212,16 +213,17 @@ def look(self: Cluster) -> None:
     there = seen["workers"].values()
     address = self.client.scheduler.address
     who = f"{len(there)} workers" if there else "waiting for a worker"
-    watched = f", to be watched at {self.client.dashboard_link}" if "dashboard" in seen["services"] else ""
+    page = "dashboard" in seen["services"] and find_spec("bokeh")        # dask's page is drawn by bokeh
+    watched = f", to be watched at {self.client.dashboard_link}" if page else ""
     self.report(f"{who} of {address}{watched}")
     if self.resources and there and not any(worker["resources"].get("GPU") for worker in there):
         raise InputError(f"no worker of {address} declares a card: start workers by dask worker --resources GPU=1")
     if any(worker["nthreads"] > 1 for worker in there):
         self.report("a worker makes one run at a time, whatever its threads: start more of them, with --nthreads 1")
-    self.workers = max(1, len(there))
     try: self.precision = self.submit(usable, self.device).result()
     except ModuleNotFoundError as error:
         raise InputError(f"workers of {address} lack {error.name}: install there what is installed here") from error
+    self.workers = len(self.client.nthreads())
 
 # %% ../../nbs/experiments/04_cluster.ipynb #786434a3
 @patch
@@ -238,9 +240,11 @@ def outcomes(self: Cluster, todo: Mapping[str, Run], folder: Path, tell: Callabl
     while waiting:
         ended, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
         while not self.said.empty(): self.hear(self.said.get(), todo, tell)
-        for future in ended:
+        while ended:
+            future = ended.pop()
             name = waiting.pop(future)
             error = self.settle(future, todo[name], folder)
+            del future               # a result that anybody may still ask for is made again if its worker is lost
             innocent = isinstance(error, WorkerDied) and self.begun[name] < TRIES
             if innocent: waiting[begin(name)] = name
             else: yield name, error
