@@ -30,6 +30,7 @@ browser-test: $(READY) ## click through the explorer in a real Chromium, if ther
 nightly: $(READY) ## what takes long: bad input by property, faults at every line, a sweep in bad weather (runs/soak)
 	$(CHECK) MUNI_NB_EXAMPLES=nightly $(BIN)/python -m pytest tests/test_property.py -q
 	$(CHECK) $(BIN)/python -m pytest tests/faults.py -q -rs
+	$(CHECK) $(BIN)/python -m pytest tests/cluster.py -q
 	$(CHECK) $(BIN)/python tests/soak.py
 	$(CHECK) $(BIN)/python tests/soak.py runs/soak-dask --scheduler local
 

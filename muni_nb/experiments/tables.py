@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALL', 'one_guidance', 'check_figures', 'headline', 'as_dataset', 'table', 'criteria', 'markdown', 'by_factor',
-           'over_seeds', 'within_run', 'compare', 'differences', 'criterion_in_words', 'left_out', 'reading',
-           'verdict_of', 'verdicts', 'within']
+           'over_seeds', 'within_run', 'compare', 'differences', 'differences_in_words', 'criterion_in_words',
+           'left_out', 'reading', 'verdict_of', 'verdicts', 'within']
 
 # %% ../../nbs/experiments/01_tables.ipynb #aec4aa43
 import json
@@ -188,6 +188,21 @@ def differences(
         criterion = str(one.criterion.item())
         if found: rows.append({"cell": cell, "criterion": criterion, "metric": metric, **found})
     return pd.DataFrame(rows)
+
+
+def differences_in_words(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    """Every other cell minus `base` as words: a line a figure, a column a cell.
+
+    With the interval where that is over seeds; nothing where a figure is lacking."""
+    def told(row) -> str:
+        interval = f" [{row.low:+.3f}, {row.high:+.3f}]" if row.interval == "over seeds" else ""
+        return f"{row.difference:+.3f}{interval}"
+
+    found = differences(ds, base, metrics=metrics)
+    words = found.assign(words=[told(row) for row in found.itertuples()])
+    lines = words.pivot(index="metric", columns="cell", values="words")
+    others = [cell for cell in ds.cell.values.tolist() if cell != base]
+    return lines.reindex(index=found.metric.unique() if metrics is None else metrics, columns=others).fillna("")
 
 # %% ../../nbs/experiments/01_tables.ipynb #cdcee9c0
 def criterion_in_words(criterion: str, part: pd.DataFrame) -> str:
