@@ -251,14 +251,14 @@ def without_a_scheduler():
 def write_dataset(path: str | Path, ds: xr.Dataset, encoding: Mapping | None = None) -> Path:
     "A dataset to one sealed NetCDF file."
     with without_a_scheduler():
-        data = ds.assign_attrs(seal=BLANK).to_netcdf(engine="h5netcdf", encoding=encoding)
-    return write_whole(path, sealed(bytes(data)))
+        data = ds.assign_attrs(seal="its last line").to_netcdf(engine="netcdf4", encoding=encoding)
+    return write_whole(path, sealed(bytes(data) + f"\n{BLANK}\n".encode()))
 
 
 def read_dataset(path: str | Path, what: str, remedy: str) -> xr.Dataset:
     "The dataset of a NetCDF file, in memory; FileError with a `remedy` if it is missing or damaged."
     whole = check_seal(read_bytes(path, what, remedy), path, what, remedy)
-    with naming(path, what, remedy): ds = xr.load_dataset(path, engine="h5netcdf")
+    with naming(path, what, remedy): ds = xr.load_dataset(path, engine="netcdf4")
     if ds.attrs.pop("seal", None) is not None and not whole:
         raise unreadable(path, what, "damaged: its seal cannot be read", remedy)
     return ds

@@ -37,7 +37,7 @@ def runs_of(number: int) -> list[Run]:
 def child(number: int, folder: str, workers: int, scheduler: str | None) -> None:
     "One sitting of the sweep, in a process that can be killed; its dataset is written where it ends whole."
     ds = sweep(runs_of(number), folder, workers=workers, scheduler=scheduler)
-    ds.drop_vars(CLOCKS).to_netcdf(f"{folder}.nc", engine="h5netcdf")
+    ds.drop_vars(CLOCKS).to_netcdf(f"{folder}.nc", engine="netcdf4")
 
 
 class Sitting:
@@ -163,7 +163,7 @@ def main() -> None:
         first = calm(told, place / "calm", log)
         second = stormy(told, place / "disk" / "stormy", log, mounted)
         both = place / "calm.nc", place / "disk" / "stormy.nc"
-        one, other = (xr.load_dataset(path, engine="h5netcdf") for path in both)
+        one, other = (xr.load_dataset(path, engine="netcdf4") for path in both)
     if not mounted: print("no file system could be mounted here: the disk was not filled")
     for name, figures in {"calm": first, "stormy": second}.items():
         print(name, {key: round(value, 1) for key, value in figures.items()})

@@ -66,7 +66,7 @@ def test_a_model_resumes_bit_for_bit_at_any_step(bench, name, tmp_path, monkeypa
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_judged(name, tmp_path):
     run = Run("test", model=name, options=OPTIONS.get(name, {}), **settings(True))
-    ds = xr.load_dataset(execute(run, tmp_path), engine="h5netcdf")
+    ds = xr.load_dataset(execute(run, tmp_path), engine="netcdf4")
     assert (ds.parameters > 0).all()
     assert ds.coherence.notnull().all() or "given nothing" in json.loads(ds.left_out)
     assert ds.accuracy.sel(given="digit+quadrant", want="view0", attribute="both").notnull()

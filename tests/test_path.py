@@ -172,25 +172,25 @@ def test_evaluation_leaves_the_model_and_the_generator_alone(bench):
 
 def test_a_run_cut_off_before_its_evaluation_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     run = Run("MUNI", **TINY)
-    whole = xr.load_dataset(execute(run, tmp_path / "whole"), engine="h5netcdf")
+    whole = xr.load_dataset(execute(run, tmp_path / "whole"), engine="netcdf4")
     from muni_nb.experiments import execute as module
     monkeypatch.setattr(module, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): execute(run, tmp_path / "cut")
     (curves,) = (tmp_path / "cut" / "models").rglob("curves.nc")          # the model is whole, and is not trained again
     assert not find(run, tmp_path / "cut")
     monkeypatch.undo()
-    resumed = xr.load_dataset(execute(run, tmp_path / "cut"), engine="h5netcdf")
+    resumed = xr.load_dataset(execute(run, tmp_path / "cut"), engine="netcdf4")
     assert whole.drop_vars(CLOCKS).equals(resumed.drop_vars(CLOCKS))
 
 
 def test_a_model_that_was_not_written_whole_is_trained_again(tmp_path):
     run = Run("MUNI", **TINY)
-    whole = xr.load_dataset(execute(run, tmp_path), engine="h5netcdf")
+    whole = xr.load_dataset(execute(run, tmp_path), engine="netcdf4")
     kept = tmp_path / "models" / run.model_name
     (kept / "curves.nc").unlink()
     (kept / "model.safetensors").write_bytes(b"cut")
     find(run, tmp_path).unlink()
-    again = xr.load_dataset(execute(run, tmp_path), engine="h5netcdf")
+    again = xr.load_dataset(execute(run, tmp_path), engine="netcdf4")
     assert whole.drop_vars(CLOCKS).equals(again.drop_vars(CLOCKS))
 
 
@@ -199,7 +199,7 @@ def test_a_result_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     write_result(xr.Dataset({"x": 1}), path)
     with pytest.raises(Exception): write_result(xr.Dataset({"x": ((), object())}), path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
-    assert int(xr.load_dataset(path, engine="h5netcdf").x) == 1
+    assert int(xr.load_dataset(path, engine="netcdf4").x) == 1
 
 
 def run_papermill(folder, output, **parameters):
@@ -247,7 +247,7 @@ RECORDS = ROOT / "ablations" / "records"
 
 @pytest.mark.parametrize("path", studies(RECORDS), ids=lambda path: path.stem)
 def test_every_kept_identity_is_todays_identity_of_its_own_config(path):
-    with xr.open_dataset(path, engine="h5netcdf") as file:
+    with xr.open_dataset(path, engine="netcdf4") as file:
         kept = list(zip(file["identity"].values, file["seed"].values, file["config"].values))
     assert kept and len({digest for digest, _, _ in kept}) == len(kept)
     for digest, seed, config in kept:

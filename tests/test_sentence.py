@@ -139,7 +139,8 @@ def test_parts_of_a_batch_teach_what_the_whole_does(adapted, folder, monkeypatch
         loss = decoder.loss(x, z, None)
         (loss * torch.arange(8)).sum().backward()
         found.append([loss.detach(), *(p.grad.clone() for p in decoder.parameters())])
-    for whole, parts in zip(*found, strict=True): assert torch.allclose(whole, parts, atol=1e-5)
+    for whole, parts in zip(*found, strict=True):       # summed in another order: off by roundings of the largest term
+        assert (whole - parts).abs().max() <= 1e-5 * whole.abs().max()
 
 
 def test_a_row_is_drawn_alike_alone_and_among_others(folder):

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import h5py
 import xarray as xr
 
 from ..evaluation.declare import AXES
@@ -77,9 +76,9 @@ def state_of(path: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=64)
 def _digests(path: Path, state: tuple[int, ...]) -> dict[str, int]:
     check_seal(read_bytes(path, *told_of(path)), path, *told_of(path))
-    with naming(path, *told_of(path)), h5py.File(path) as file:
+    with naming(path, *told_of(path)), xr.open_dataset(path, engine="netcdf4") as file:
         if "identity" not in file: return {}
-        return {b"".join(letters).decode(): i for i, letters in enumerate(file["identity"][:])}
+        return {str(digest): i for i, digest in enumerate(file["identity"].values)}
 
 
 def digests(path: Path) -> dict[str, int]:
@@ -100,7 +99,7 @@ def recorded(path: Path, digest: str) -> xr.Dataset:
     if digest not in digests(drawn):
         raise unreadable(drawn, "dataset", f"it has not what run {digest} drew", f"keep that run again in {path.name}")
     j = digests(drawn)[digest]
-    with naming(drawn, *told_of(drawn)), xr.open_dataset(drawn, engine="h5netcdf") as pictures:
+    with naming(drawn, *told_of(drawn)), xr.open_dataset(drawn, engine="netcdf4") as pictures:
         return unpack(figures.isel(run=[i]).assign(pictures.isel(run=[j]).drop_vars("identity").variables), 0)
 
 # %% ../../nbs/experiments/02_store.ipynb #261262c1
