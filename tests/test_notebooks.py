@@ -6,6 +6,7 @@ from functools import partial
 from multiprocessing import get_context
 
 import nbdev.test
+import pytest
 import torch
 import torch._dynamo  # noqa: F401, what an optimiser takes two seconds to import: here once for all
 from execnb.shell import CaptureShell
@@ -17,28 +18,36 @@ from test_repo import ABLATIONS, LIBRARY, ROOT, every
 SLOW = get_config(path=ROOT).tst_flags.split()
 
 
-def run(path):
+def run(path, results):
     "Run a notebook in this process, which ends: with status 0 if nothing went wrong, else its traceback is told."
-    os.environ["MUNI_NB_PRESET"] = "smoke"
+    os.environ |= {"MUNI_NB_PRESET": "smoke", "MUNI_NB_RESULTS": str(results)}
     torch.set_num_threads(1)     # makes anew what torch's threads are of, before several ask for it at once
     nbdev.test.CaptureShell = partial(CaptureShell, mpl_format="png")     # nobody looks: no doubled pixels
     passed, _ = nbdev.test.test_nb(path, skip_flags=SLOW, basepath=ROOT)
     raise SystemExit(0 if passed else 1)
 
 
-def runs(path):
+@pytest.fixture
+def runs(tmp_path_factory):
+    "Runs a notebook; runs that several have in common are made once, for all workers."
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return partial(ran, shared / "results")
+
+
+def ran(results, path):
     "Whether a notebook runs in a process that has all that was imported here."
-    child = get_context("fork").Process(target=run, args=(path,))
+    child = get_context("fork").Process(target=run, args=(path, results))
     child.start()
     child.join()
     return child.exitcode == 0
 
 
 @every(ABLATIONS)
-def test_an_ablation_runs(path):
+def test_an_ablation_runs(path, runs):
     assert runs(path)
 
 
 @every([path for path in LIBRARY if ".ipynb_checkpoints" not in path.parts])
-def test_a_notebook_runs(path):
+def test_a_notebook_runs(path, runs):
     assert runs(path)

@@ -132,8 +132,9 @@ class Study:
         if self.publishing and self.preset != published:
             raise InputError(f"parameter publish is for the preset {published}, not {self.preset}")
         self.root = repository_root()
-        usual_folder = self.root / "results" if self.preset == asked else tempfile.mkdtemp()
-        self.out = place(asked_for("folder", usual_folder), "parameter folder")
+        vanishing = self.preset != asked
+        beside = tempfile.mkdtemp() if vanishing else self.root / "results"
+        self.out = place(asked_for("folder", os.environ.get("MUNI_NB_RESULTS") or beside), "parameter folder")
         self.records = [self.root / RECORDS] if (self.root / RECORDS).is_dir() else []
         self.workers = asked_for("workers", None)
         self.device = asked_for("device", "cpu")
