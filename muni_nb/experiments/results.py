@@ -23,7 +23,7 @@ import seaborn as sns
 import xarray as xr
 
 from .run import Run, run_of
-from .store import OF_ONE_RUN, find, held, ours, read_result, side_by_side, studies
+from .store import OF_ONE_RUN, files_of, held, ours, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .sweep import Cost, kind_of, rehearse_cost
 from .tables import compare, headline, over_seeds, within_run
@@ -307,7 +307,8 @@ def missing(
     cost: Callable[[Run, str], Cost] = rehearse_cost,     # seconds of a run here
 ) -> pd.DataFrame:
     "A line a run that has no result: cell, seed, name, and the seconds of training and judging here, about."
-    lacking = [run for run in runs if not find(run, *places)]
+    finished = files_of(runs, *places)
+    lacking = [run for run in runs if run.digest not in finished]
     kinds = {kind_of(run): run for run in lacking}
     costs = {kind: cost(run, device) for kind, run in kinds.items()}
     rows = [{"cell": run.cell, "seed": run.seed, "run": run.name, "training": costs[kind_of(run)].training,

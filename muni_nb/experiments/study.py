@@ -21,7 +21,7 @@ from fastcore.basics import patch
 
 import muni_nb
 from .run import Run
-from .store import find, gather, read_result, write_result
+from .store import files_of, find, gather, read_result, write_result
 from .sweep import sweep
 from ..gate import InputError, InputTypeError, as_annotated, brief, nearest, number, one_of, place, whole
 from ..training.progress import say
@@ -222,7 +222,7 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
 @patch(as_prop=True)
 def on_record(self: Study) -> bool:
     "Whether all runs that were asked for are records."
-    return all(find(run, *self.records) for run in self.swept.values())
+    return self.swept.keys() <= files_of(self.swept.values(), *self.records).keys()
 
 # %% ../../nbs/experiments/05_study.ipynb #a6db03ce
 def figures_of(ds: xr.Dataset, drawn: Sequence[str] = ()) -> xr.Dataset:

@@ -34,7 +34,7 @@ from ..evaluation.verifier import judge_for
 from .cluster import Cluster, Outcome, WorkerDied
 from .execute import RESULT_BYTES, execute
 from .run import Run, bench_of
-from .store import OF_ONE_RUN, check_comparable, find, gather, read_result
+from .store import OF_ONE_RUN, check_comparable, check_whole, files_of, find, gather
 from ..files import (
     CannotWrite, FileError, NewerFile, cannot_write, ready_to_write, what_is_wrong, write_whole)
 from ..gate import InputError, InputTypeError, brief, device_of, path_of, place, whole
@@ -304,10 +304,9 @@ def places_of(records: str | Path | Sequence[str | Path]) -> list[Path]:
 
 def set_aside_damaged(runs: Sequence[Run], folder: Path, report: Callable[[str], None]) -> None:
     "Results in `folder` that are damaged get another ending, and are said: their runs are made again."
-    for run in runs:
-        path = find(run, folder)
-        if path is None or not OF_ONE_RUN.fullmatch(path.name): continue
-        try: read_result(path)
+    for path in files_of(runs, folder).values():
+        if not OF_ONE_RUN.fullmatch(path.name): continue
+        try: check_whole(path)
         except NewerFile: raise
         except FileError as error:
             try: path.replace(path.with_name(f"{path.name}.damaged"))
@@ -377,7 +376,8 @@ def sweep(
     folder = place(folder)
     folders = [folder, *places_of(records)]
     set_aside_damaged(runs, folder, report)
-    todo = {run.digest: run for run in runs if not find(run, *folders)}
+    finished = files_of(runs, *folders)
+    todo = {run.digest: run for run in runs if run.digest not in finished}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
     if not todo: return gather(runs, *folders)
     ready_to_write(folder)
