@@ -27,8 +27,9 @@ browser-test: $(READY) ## click through the explorer in a real Chromium, if ther
 	-@$(BIN)/python -c 'import playwright' 2> /dev/null || $(BIN)/python -m pip install --no-compile -c constraints.txt playwright
 	$(CHECK) $(BIN)/python -m pytest tests/browser.py -rs
 
-nightly: $(READY) ## what takes long: bad input by property, faults at every line, a sweep in bad weather (runs/soak)
+nightly: $(READY) ## what takes long: bad input by property, notebooks twice, faults at every line, a sweep in bad weather
 	$(CHECK) MUNI_NB_EXAMPLES=nightly $(BIN)/python -m pytest tests/test_property.py -q
+	$(CHECK) $(BIN)/python -m pytest tests/anywhere.py -q -n 2
 	$(CHECK) $(BIN)/python -m pytest tests/faults.py -q -rs
 	$(CHECK) $(BIN)/python -m pytest tests/cluster.py -q
 	$(CHECK) $(BIN)/python tests/soak.py

@@ -161,9 +161,10 @@ class SchedulerLost(RuntimeError):
     "The scheduler is gone, or was told to drop what was asked."
 
 
-def lost_worker() -> WorkerDied:
+def lost_worker(how: str = "its worker died") -> WorkerDied:
+    "What to tell of a run that lost as many workers as it may."
     why = "systems that run out of memory kill like that, smaller batches or sizes take less"
-    return WorkerDied(f"its worker died, {TRIES} times one after another: {why}")
+    return WorkerDied(f"{how}, {TRIES} times one after another: {why}")
 
 
 class Cluster(Executor):

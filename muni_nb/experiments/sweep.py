@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TIMED_STEPS', 'BESIDES_DRAWING', 'FAILED', 'Cost', 'kind_of', 'pictures_of', 'rehearse_cost', 'will_be_written',
-           'together', 'spoken', 'work', 'threads_for', 'Pool', 'failed_future', 'pool_of', 'InThisProcess', 'Board',
-           'Team', 'died', 'judges_of', 'costs_of', 'places_of', 'set_aside_damaged', 'outcomes', 'persevered', 'sweep',
-           'in_words', 'checked_runs', 'note_failure', 'carry_out']
+           'together', 'spoken', 'work', 'threads_for', 'Member', 'how_it_ended', 'Pool', 'pool_of', 'InThisProcess',
+           'Board', 'Team', 'judges_of', 'costs_of', 'places_of', 'set_aside_damaged', 'outcomes', 'sweep', 'in_words',
+           'checked_runs', 'note_failure', 'carry_out']
 
 # %% ../../nbs/experiments/04_sweep.ipynb #6a08770d
 import heapq
@@ -16,13 +16,15 @@ import signal
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ import xarray as xr
 from ..evaluation.alignment import towers_for
 from ..evaluation.coherence import published_routes
 from ..evaluation.verifier import judge_for
-from .cluster import Cluster, Outcome, WorkerDied
+from .cluster import TRIES, Cluster, Outcome, WorkerDied, lost_worker
 from .execute import RESULT_BYTES, execute
 from .run import Run, bench_of
 from .store import OF_ONE_RUN, check_comparable, check_whole, files_of, find, gather
@@ -151,26 +153,64 @@ def threads_for(workers: int) -> int:
     return min(share, int(said)) if said.isdigit() and int(said) else share
 
 
-class Pool(ProcessPoolExecutor):
-    "Worker processes, the `members`, that do not outlive this process; what they say is on `said`."
+class Member:
+    "A worker process that does not outlive this one; what it says is on `said`."
 
-    def __init__(self, workers: int, threads: int):
+    def __init__(self, threads: int):
         context = get_context("spawn")
-        self.said = context.SimpleQueue()
-        self.members: list = []
-        super().__init__(workers, context, _start_worker, (threads, os.getpid(), self.said))
+        self.said = context.SimpleQueue()      # of its own: a process killed while it writes would lock one of all
+        self.executor = ProcessPoolExecutor(1, context, _start_worker, (threads, os.getpid(), self.said))
+        self.process = None                    # begins when it is first asked
 
-    def submit(self, function, /, *arguments, **named) -> Future:
-        "As of every executor; where a process died already, the future says so."
-        try: return super().submit(function, *arguments, **named)
-        except BrokenProcessPool as error: return failed_future(error)
-        finally: self.members = list((self._processes or {}).values()) or self.members
+    def ask(self, function: Callable, *arguments: Any) -> Any:
+        "What a function returns there; WorkerDied if the process ends meanwhile."
+        try:
+            future = self.executor.submit(function, *arguments)
+            (self.process,) = self.executor._processes.values()
+            return future.result()
+        except BrokenProcessPool as error:
+            self.executor.shutdown()
+            raise WorkerDied(f"its process {how_it_ended(self.process.exitcode)}") from error
+
+
+def how_it_ended(status: int) -> str:
+    "Of a process that ended by itself, or was killed."
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 # %% ../../nbs/experiments/04_sweep.ipynb #a3456436
-def failed_future(error: BaseException) -> Future:
-    future = Future()
-    future.set_exception(error)
-    return future
+class Pool(ThreadPoolExecutor):
+    "Worker processes, for each a thread that waits for it; where one dies, another takes its place."
+
+    def __init__(self, workers: int, threads: int):
+        super().__init__(workers)
+        self.threads = threads
+        self.members = [Member(threads) for _ in range(workers)]
+        self.idle: SimpleQueue[int] = SimpleQueue()
+        for i in range(workers): self.idle.put(i)
+
+    def submit(self, function, /, *arguments) -> Future:
+        return super().submit(self.ask, function, *arguments)
+
+    def ask(self, function: Callable, *arguments: Any) -> Any:
+        "What a function returns in a process that is idle."
+        i = self.idle.get()
+        try: return self.members[i].ask(function, *arguments)
+        except WorkerDied:
+            self.members[i] = Member(self.threads)
+            raise
+        finally: self.idle.put(i)
+
+    def heard(self) -> Iterator[tuple]:
+        "What its processes have said since."
+        for member in self.members:
+            while not member.said.empty(): yield member.said.get()
+
+    def close(self, at_once: bool = False) -> None:
+        "End all processes, when they are done or `at_once`."
+        for member in self.members:
+            if at_once and member.process: member.process.terminate()
+        self.shutdown(cancel_futures=True)
+        for member in self.members: member.executor.shutdown()
 
 
 def pool_of(workers: int, threads: int | None = None) -> Pool:
@@ -226,27 +266,18 @@ class Board:
 
 # %% ../../nbs/experiments/04_sweep.ipynb #b387b59f
 class Team:
-    "A pool of our own, and another where one of its processes died; or the executor told."
+    "Who makes the runs: a pool of our own, the executor told, or this process."
 
     def __init__(self, workers: int, executor: Executor | None = None):
         self.workers = executor.workers if isinstance(executor, Cluster) else workers
-        self.threads = threads_for(max(1, workers))
-        self.ours = executor is None and workers > 0
-        self.pool = pool_of(workers, self.threads) if self.ours else executor or InThisProcess()
-
-    def renew(self, workers: int | None = None) -> None:
-        "Another pool of our own, of so many workers."
-        self.pool.shutdown(cancel_futures=True)
-        self.pool = pool_of(workers or self.workers, self.threads)
+        ours = executor is None and workers > 0
+        self.pool = pool_of(workers) if ours else executor or InThisProcess()
 
     def __enter__(self) -> "Team":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if not self.ours: return
-        if error is not None:
-            for process in self.pool.members: process.terminate()        # an interrupt ends them at once
-        self.pool.shutdown(cancel_futures=True)
+        if isinstance(self.pool, Pool): self.pool.close(at_once=error is not None)     # an interrupt ends them
 
     def described(self, device: str) -> str:
         "Where runs are made, how many at once, and how exactly."
@@ -254,16 +285,6 @@ class Team:
         precision = self.pool.precision if there else precision_in_force("auto", device)
         where = "on these workers" if there else "on this machine"
         return f"{where} ({max(1, self.workers)} side by side, {precision} unless told otherwise)"
-
-# %% ../../nbs/experiments/04_sweep.ipynb #4b048bc8
-def died(pool: Pool) -> WorkerDied:
-    "What to tell of a run whose process ended, when it was tried once more and alone in this pool."
-    pool.shutdown()
-    status = pool.members[0].exitcode if pool.members else None
-    killed = status is not None and status < 0
-    how = f"was killed by {signal.Signals(-status).name}" if killed else f"ended with status {status}"
-    why = ": systems that run out of memory do that, smaller batches or sizes take less" if killed else ""
-    return WorkerDied(f"the process that made it, and nothing else, {how}{why}")
 
 # %% ../../nbs/experiments/04_sweep.ipynb #fb2da3ca
 def judges_of(runs: Sequence[Run], folder: Path, report: Callable[[str], None]) -> None:
@@ -283,8 +304,6 @@ def costs_of(todo: dict[str, Run], team: Team, device: str) -> dict[str, Cost]:
     rounds = -(-max(1, team.workers) // len(kinds))                   # all workers busy, as they will be
     times = lambda run: [team.pool.submit(rehearse_cost, run, device) for _ in range(rounds)]
     timed = {kind: times(run) for kind, run in kinds.items()}
-    errors = [future.exception() for futures in timed.values() for future in futures]
-    if team.ours and any(isinstance(error, BrokenProcessPool) for error in errors): team.renew()
     nothing = Cost(0.0, 0.0)                                          # a run that cannot be timed will say itself why
     cost = lambda future: nothing if future.exception() else future.result()
     found = {kind: max(map(cost, futures), key=lambda cost: cost.all) for kind, futures in timed.items()}
@@ -314,38 +333,35 @@ def set_aside_damaged(runs: Sequence[Run], folder: Path, report: Callable[[str],
             report(f"made again, its file set aside as {path.name}.damaged: {what_is_wrong(error)}")
 
 # %% ../../nbs/experiments/04_sweep.ipynb #c5903eb3
-def outcomes(todo: dict[str, Run], pool: Executor, folder: Path, device: str, board: Board) -> Iterator[Outcome]:
-    "The outcome of each run as it ends; meanwhile the board is told what workers say."
+def outcomes(
+    todo: dict[str, Run],
+    pool: Executor,
+    folder: Path,
+    device: str,
+    board: Board,
+    report: Callable[[str], None],
+) -> Iterator[Outcome]:
+    "The outcome of each run as it ends; meanwhile the board is told what workers say. Lost runs are begun again."
     if isinstance(pool, Cluster):
         yield from pool.outcomes(todo, folder, board.tell)
         return
     if isinstance(pool, InThisProcess):
         for name, run in todo.items(): yield name, pool.submit(work, run, folder, device, board.tell).exception()
         return
-    said = getattr(pool, "said", None)
-    waiting = {pool.submit(work, run, folder, device): name for name, run in todo.items()}
-    left = set(waiting)
-    while left:
-        ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
-        while said is not None and not said.empty(): board.tell(said.get())
-        for future in ended: yield waiting[future], future.exception()
-
-# %% ../../nbs/experiments/04_sweep.ipynb #2eceffc2
-def persevered(todo: dict[str, Run], team: Team, folder: Path, device: str, board: Board) -> Iterator[Outcome]:
-    "The outcome of each run as it ends; those that a dying worker takes along are made in another pool."
-    waiting = dict(todo)
+    begin = lambda name: pool.submit(work, todo[name], folder, device)
+    begun = Counter(todo.keys())
+    waiting = {begin(name): name for name in todo}
     while waiting:
-        lost = {}
-        for name, error in outcomes(waiting, team.pool, folder, device, board):
-            if team.ours and isinstance(error, BrokenProcessPool): lost[name] = waiting[name]
-            else: yield name, error
-        suspects = {name: run for name, run in lost.items() if name in board.at} or lost
-        for name, run in suspects.items():
-            team.renew(1)
-            ((_, error),) = outcomes({name: run}, team.pool, folder, device, board)
-            yield name, died(team.pool) if isinstance(error, BrokenProcessPool) else error
-        waiting = {name: run for name, run in lost.items() if name not in suspects}
-        if waiting: team.renew()
+        ended, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+        for message in pool.heard() if isinstance(pool, Pool) else (): board.tell(message)
+        for future in ended:
+            name, error = waiting.pop(future), future.exception()
+            if not isinstance(error, WorkerDied): yield name, error
+            elif begun[name] == TRIES: yield name, lost_worker(str(error))
+            else:
+                begun[name] += 1
+                report(f"{todo[name].name}: begun again, {error}")
+                waiting[begin(name)] = name
 
 # %% ../../nbs/experiments/04_sweep.ipynb #1532b863
 def sweep(
@@ -435,7 +451,7 @@ def carry_out(
     failed = {}
     began = time.perf_counter()
     board = Board(todo, costs, team.workers)
-    for done, (name, error) in enumerate(persevered(todo, team, folder, device, board), 1):
+    for done, (name, error) in enumerate(outcomes(todo, team.pool, folder, device, board, report), 1):
         run = todo[name]
         board.finish(name)
         if error: failed[run.name] = error
