@@ -1,4 +1,4 @@
-"""constraints.txt with a checksum for each file of each version: `python tools/hashes.py INDEX > constraints-hashed.txt`.
+"""constraints.txt with a checksum for each file of a version: `python tools/hashes.py INDEX > constraints-hashed.txt`.
 
 INDEX is the address of a package index that speaks JSON (PEP 691). Listed are wheels that Python 3.11 or newer takes,
 and sources. To install so that pip refuses any other file of these projects:
