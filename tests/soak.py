@@ -1,4 +1,4 @@
-"""A sweep in bad weather, against the same sweep in calm: `make soak`; results and a table go to runs/soak.
+"""A sweep in bad weather, against the same sweep in calm, a part of `make nightly`; both go to runs/soak.
 
 Two hundred small runs over four workers. In bad weather a worker is killed now and then, the sweep itself is killed
 twice, and the disk (a file system of its own, of a fixed size, where this process may mount one) is full for a while;

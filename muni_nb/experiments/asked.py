@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUADRANTS', 'NAMES', 'SOUND', 'MOST_BYTES', 'MOST_PIXELS', 'SIDE', 'NARROW', 'OUTLINE', 'POOLED', 'SEEN', 'INK',
-           'GIVEN', 'WANTED', 'CUT', 'TIP', 'Asked', 'latents', 'decode', 'Given', 'named', 'tag', 'sound_html',
-           'in_html', 'row_given', 'label_given', 'bounded', 'picture_given', 'cells_of', 'drawing_given',
+           'GIVEN', 'WANTED', 'CUT', 'TIP', 'Asked', 'latents', 'decode', 'Given', 'named', 'legend', 'tag',
+           'sound_html', 'in_html', 'row_given', 'label_given', 'bounded', 'picture_given', 'cells_of', 'drawing_given',
            'caption_given', 'sound_given', 'ways_of', 'read_by', 'agreement', 'agreement_in_words', 'page', 'LatentMap',
            'latent_map', 'map_svg', 'routes_in_words', 'box', 'arrow', 'scissors', 'routes_svg']
 
@@ -87,6 +87,12 @@ def named(bench: Benchmark, attribute: str, value: int) -> str:
     if value < 0: return f"no {attribute}"
     names = NAMES.get((bench.source or bench).config.get("builder"), {})
     return names[attribute][value] if attribute in names else f"{attribute} {value}"
+
+
+def legend(bench: Benchmark, attribute: str) -> str:
+    "What the numbers of an attribute stand for; empty where they are but numbers."
+    called = [named(bench, attribute, value) for value in range(bench.attributes[attribute])]
+    return ", ".join(f"{v}: {name}" for v, name in enumerate(called) if name != f"{attribute} {v}")
 
 
 SOUND = {"controls": "", "style": "width:130px;height:32px"}

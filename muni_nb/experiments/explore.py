@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..data.spec import Benchmark
 from .asked import (
-    QUADRANTS, SIDE, Asked, Given, caption_given, decode, drawing_given, label_given, latent_map, latents, map_svg,
-    named, page, picture_given, read_by, routes_in_words, routes_svg, row_given, sound_given, ways_of)
+    QUADRANTS, SIDE, Asked, Given, caption_given, decode, drawing_given, label_given, latent_map, latents, legend,
+    map_svg, named, page, picture_given, read_by, routes_in_words, routes_svg, row_given, sound_given, ways_of)
 from .pretrained import SHIPPED, Trained, trained_at
 from .study import repository_root
 from .told import read_config
@@ -30,15 +30,17 @@ from ..gate import InputError, path_of
 def models_at(folder: str | Path = "") -> dict[str, tuple[Path, dict]]:
     """Trained models by what to call them: where they are, and their benchmark's arguments.
 
-    Those of the package, and of a folder of results if one is named. InputError if it has none."""
+    Those of the package, and of a folder of results if one is named; what is wrong with one is said when it is read.
+    InputError if the folder has none."""
     kept = sorted(path_of(folder).glob("models/*/run.yaml")) if str(folder).strip() else []
     if str(folder).strip() and not kept:
         raise InputError(f"there is no trained model in {folder}: name a folder of results, or none")
     found = {}
     for path in [*sorted(SHIPPED.glob("*/run.yaml")), *kept]:
-        told = read_config(path)
+        try: told = dict(read_config(path))
+        except (InputError, TypeError, ValueError): told = {}
         name = path.parent.name
-        called = name if path not in kept else f"{told.get('cell')}, seed {told.get('seed')} ({name})"
+        called = f"{told['cell']}, seed {told.get('seed')} ({name})" if path in kept and "cell" in told else name
         found[called] = path.parent, told.get("bench")
     return found
 
@@ -314,8 +316,9 @@ def show_map(self: Explorer, anew: bool = False) -> None:
         drawn = decode(one.model, self.place.z[[row] * 3], asked)
         real = [f"{row_given(bench, name, row).html}<br><small>{escape(name)}</small>" for name in bench.specs]
         told = "".join(f"<td>{each}</td>" for each in real)
+        key = legend(bench, self.by.value)
         drawn_page = page("its latent, decoded", drawn, bench, read_by(one.judge, bench, drawn))
-        self.map_answer.value = f"<table><caption>test row {row}</caption><tr>{told}</tr></table>{drawn_page}"
+        self.map_answer.value = f"{escape(key)}<table><caption>test row {row}</caption><tr>{told}</tr></table>{drawn_page}"
 
 # %% ../../nbs/experiments/11_explore.ipynb #13aa5b5f
 def explore(name: str = "digits", folder: str | Path | None = None) -> Explorer:

@@ -210,6 +210,7 @@ class Pool(ThreadPoolExecutor):
         for member in self.members:
             if at_once and member.process: member.process.terminate()
         self.shutdown(cancel_futures=True)
+        for member in self.members: member.executor.shutdown(wait=False)
         for member in self.members: member.executor.shutdown()
 
 
