@@ -92,7 +92,7 @@ def named(bench: Benchmark, attribute: str, value: int) -> str:
 def legend(bench: Benchmark, attribute: str) -> str:
     "What the numbers of an attribute stand for; empty where they are but numbers."
     called = [named(bench, attribute, value) for value in range(bench.attributes[attribute])]
-    return ", ".join(f"{v}: {name}" for v, name in enumerate(called) if name != f"{attribute} {v}")
+    return ", ".join(f"{v}: {name}" for v, name in enumerate(called) if not name.endswith(str(v)))
 
 
 SOUND = {"controls": "", "style": "width:130px;height:32px"}

@@ -318,7 +318,8 @@ def show_map(self: Explorer, anew: bool = False) -> None:
         told = "".join(f"<td>{each}</td>" for each in real)
         key = legend(bench, self.by.value)
         drawn_page = page("its latent, decoded", drawn, bench, read_by(one.judge, bench, drawn))
-        self.map_answer.value = f"{escape(key)}<table><caption>test row {row}</caption><tr>{told}</tr></table>{drawn_page}"
+        row_page = f"<table><caption>test row {row}</caption><tr>{told}</tr></table>"
+        self.map_answer.value = escape(key) + row_page + drawn_page
 
 # %% ../../nbs/experiments/11_explore.ipynb #13aa5b5f
 def explore(name: str = "digits", folder: str | Path | None = None) -> Explorer:
