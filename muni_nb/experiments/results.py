@@ -211,7 +211,9 @@ IN_TEX = {"→": r"$\to$", "±": r"$\pm$", "²": "$^2$", "×": r"$\times$", "≤
 
 def styled(ds: xr.Dataset, metrics: Sequence[str] | None = None, caption: str = ""):
     "The table of a paper as a pandas Styler: to look at, or to style further."
-    return paper_table(ds, metrics).style.set_caption(f"{caption} {SAID}".strip())
+    style = paper_table(ds, metrics).style.set_caption(f"{caption} {SAID}".strip())
+    cells = {"selector": "th, td", "props": "white-space: nowrap; text-align: right; padding: .2em .6em"}
+    return style.set_table_styles([cells, {"selector": "thead th", "props": "border-bottom: 1px solid"}])
 
 
 def latex_of(frame: pd.DataFrame, caption: str = "", label: str = "") -> str:
