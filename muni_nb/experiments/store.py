@@ -212,8 +212,10 @@ def side_by_side(results: Iterable[tuple[str, int, xr.Dataset]]) -> xr.Dataset:
     return whole.assign_attrs(left_out=json.dumps(left_out)) if left_out else whole
 
 
-def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
-    "The finished ones of `runs`, see `side_by_side`; ValueError if there is none."
+def gather(runs: Iterable[Run], *places: str | Path, drawn: bool = True) -> xr.Dataset:
+    """The finished ones of `runs`, see `side_by_side`; ValueError if there is none.
+
+    With `drawn` off, without what they drew: most of the memory, where runs are thousands."""
     runs = list(runs)
     check_comparable(runs)
     files = files_of(runs, *places)
@@ -221,4 +223,5 @@ def gather(runs: Iterable[Run], *places: str | Path) -> xr.Dataset:
         raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}: execute them, or name "
                          "other places")
     finished = [run for run in runs if run.digest in files]
-    return side_by_side((run.cell, run.seed, result_in(files[run.digest], run)) for run in finished)
+    wanted = (lambda ds: ds) if drawn else (lambda ds: ds.drop_dims("draw", errors="ignore"))
+    return side_by_side((run.cell, run.seed, wanted(result_in(files[run.digest], run))) for run in finished)

@@ -374,6 +374,7 @@ def sweep(
     device: str = "cpu",
     executor: Executor | None = None,          # instead of processes of ours
     scheduler: Any = None,                     # of dask, likewise: "local", an address, a Client or a cluster
+    drawn: bool = True,                        # off: the dataset is without what runs drew, see `gather`
     report: Callable[[str], None] = say,       # told what is to be done, how long it takes, and of each run as it ends
     shorter: str = "fewer steps, seeds or cells",   # what would make it shorter, for `report`
 ) -> xr.Dataset:
@@ -396,7 +397,7 @@ def sweep(
     finished = files_of(runs, *folders)
     todo = {run.digest: run for run in runs if run.digest not in finished}
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
-    if not todo: return gather(runs, *folders)
+    if not todo: return gather(runs, *folders, drawn=drawn)
     ready_to_write(folder)
     with pool as executor, Team(workers, executor) as team:
         judges_of(list(todo.values()), folder, report)
@@ -410,7 +411,7 @@ def sweep(
         failures = "; ".join(f"{name}: {in_words(error)}" for name, error in failed.items())
         told = f"{len(failed)} of {len(todo)} runs failed, the others are kept: {failures}"
         raise RuntimeError(f"{told} (tracebacks are in {folder / FAILED})")
-    return gather(runs, *folders)
+    return gather(runs, *folders, drawn=drawn)
 
 # %% ../../nbs/experiments/04_sweep.ipynb #aac7b169
 def in_words(error: BaseException) -> str:
