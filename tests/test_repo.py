@@ -57,6 +57,12 @@ def test_readme_says_what_the_index_notebook_says():
     assert check.returncode == 0, check.stderr
 
 
+def test_every_pin_has_its_checksums():
+    pins, hashed = (re.findall(r"^[\w.-]+==[\w.]+", (ROOT / name).read_text(), re.M)
+                    for name in ("constraints.txt", "constraints-hashed.txt"))
+    assert pins == hashed, "run tools/hashes.py, and commit what it writes"
+
+
 # from the top: each imports only from those before it
 FLOORS = ["latent", "nets", "data", "models", "training", "features", "evaluation", "experiments"]
 
