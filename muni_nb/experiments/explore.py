@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDE', 'STYLE', 'FILLS', 'FIELD', 'DRAWS', 'ENDS', 'CHOOSES', 'models_at', 'results_here', 'control', 'choices',
-           'fault', 'pad_svg', 'Giving', 'Explorer', 'explore']
+           'fault', 'beside', 'pad_svg', 'Giving', 'Explorer', 'explore']
 
 # %% ../../nbs/experiments/11_explore.ipynb #2e946294
 import time
@@ -83,6 +83,12 @@ DRAWS = (   # into the text, which is what counts: the picture may be drawn anew
 ENDS = FIELD + FILLS      # a stroke is told when it is done: what is told meanwhile could come back too late
 CHOOSES = ("const r=event.target.dataset.row;if(r){const t=this.closest('.muni-map').querySelector('input');t.value=r;"
            + FILLS + "}")
+
+
+def beside(pages: Sequence[str]) -> str:
+    "Pages of HTML side by side, where there is room."
+    told = "".join(f"<div>{page}</div>" for page in pages)
+    return f'<div style="display:flex;flex-wrap:wrap;gap:0 2em">{told}</div>'
 
 
 def pad_svg(drawing: str) -> str:
@@ -262,7 +268,7 @@ def draw(self: Explorer, latent: int | None = None, noise: int | None = None) ->
         if any(each.fault.value for each in self.giving.values()):
             raise InputError("nothing was drawn: see what is wrong with what is given")
         asked = Asked(want, self.n.value, self.latent, self.noise, self.guidance.value, self.steps.value)
-        self.answer.value = "".join(self.page_by(each, given, asked) for each in self.trained)
+        self.answer.value = beside([self.page_by(each, given, asked) for each in self.trained])
         self.routes.value = "".join(self.routes_of(each, list(given), want) for each in self.trained)
     if self.asked_fault.value: self.clear()
 
