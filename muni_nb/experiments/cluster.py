@@ -171,7 +171,7 @@ class SchedulerLost(RuntimeError):
 
 def lost_worker(how: str = "its worker died") -> WorkerDied:
     "What to tell of a run that lost as many workers as it may."
-    why = "systems that run out of memory kill like that, smaller batches or sizes take less"
+    why = "a system that runs out of memory kills, and smaller batches or sizes take less"
     return WorkerDied(f"{how}, {TRIES} times one after another: {why}")
 
 
