@@ -38,7 +38,7 @@ def models_at(folder: str | Path = "") -> dict[str, tuple[Path, dict]]:
     found = {}
     for path in [*sorted(SHIPPED.glob("*/run.yaml")), *kept]:
         try: told = dict(read_config(path))
-        except (InputError, TypeError, ValueError): told = {}
+        except (TypeError, ValueError): told = {}     # an InputError is a ValueError
         name = path.parent.name
         called = f"{told['cell']}, seed {told.get('seed')} ({name})" if path in kept and "cell" in told else name
         found[called] = path.parent, told.get("bench")
