@@ -1,6 +1,7 @@
 "What has to hold across the modules of data: rows, specs, batches and the readers together."
 import gzip
 import json
+import os
 import sys
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from muni_nb.data.batches import batch_at
 from muni_nb.data.digits import VIEWS, draw_rows, handwriting, quadrant_digits
-from muni_nb.data.mnist import mnist_quadrant_digits, read_mnist
+from muni_nb.data.five_views import mnist_five_views
+from muni_nb.data.mnist import KNOWN, digest_of, mnist_quadrant_digits, read_mnist
 from muni_nb.data.spec import Rows, Spec
 
 torch.set_num_threads(1)
@@ -115,11 +117,14 @@ def write_idx(path, array):
 
 
 @pytest.fixture
-def mnist(tmp_path):
+def mnist(tmp_path, monkeypatch):
+    "A folder of noise that is taken for MNIST."
     rng = np.random.default_rng(0)
-    for stem, n in (("train", 30), ("t10k", 20)):
-        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28)))
-        write_idx(tmp_path / f"{stem}-labels.idx1-ubyte.gz", np.arange(n) % 10)
+    for split, stem, n in (("train", "train", 30), ("test", "t10k", 20)):
+        images, labels = rng.integers(0, 256, (n, 28, 28)).astype(np.uint8), np.arange(n) % 10
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", images)
+        write_idx(tmp_path / f"{stem}-labels.idx1-ubyte.gz", labels)
+        monkeypatch.setitem(KNOWN, digest_of(images, labels), split)
     return tmp_path
 
 
@@ -127,6 +132,34 @@ def test_mnist_rows_use_the_split_of_their_own(mnist):
     bench = mnist_quadrant_digits(mnist, size=16, rows=40, test_rows=40)
     assert bench.train.private["view0.source"].max() > 19 >= bench.test.private["view0.source"].max()
     assert read_mnist(mnist, "test").digits.bincount().tolist() == [2] * 10
+
+
+def test_mnist_renamed_or_another_set(mnist):
+    for kind in ("images-idx3-ubyte", "labels.idx1-ubyte.gz"):
+        (mnist / f"t10k-{kind}").write_bytes((mnist / f"train-{kind}").read_bytes())
+    with pytest.raises(ValueError, match="not MNIST's test split: they are MNIST's train split: were files renamed"):
+        read_mnist(mnist, "test")
+    write_idx(mnist / "train-images-idx3-ubyte", np.zeros((30, 28, 28)))
+    with pytest.raises(ValueError, match="not MNIST's train split: 30 pictures, by class"):
+        read_mnist(mnist, "train")
+
+
+def test_mnist_is_where_the_environment_says(mnist, monkeypatch):
+    monkeypatch.setenv("MUNI_NB_MNIST", str(mnist))
+    bench = mnist_five_views(size=16, rows=30, test_rows=20)
+    assert bench.config["mnist"] and "path" not in bench.config and bench.config["filled"]
+    monkeypatch.delenv("MUNI_NB_MNIST")
+    with pytest.raises(ValueError, match="MUNI_NB_MNIST"):
+        mnist_five_views()
+
+
+@pytest.mark.skipif(not os.environ.get("MUNI_NB_MNIST"), reason="MUNI_NB_MNIST names no folder with MNIST")
+def test_mnist_itself():
+    whole, five = mnist_quadrant_digits(test_rows=40), mnist_five_views(rows=60, test_rows=20)
+    assert len(whole.train) == 220_000
+    batch, available = batch_at(whole.train, whole.specs, 7, 16, seed=0)
+    assert batch["view0"].shape == (16, 3, 64, 64) and available.all() and whole.train.values["view0"].nbytes == 0
+    assert five.train.values["view4"].shape == (60, 3, 28, 28)
 
 
 def test_mnist_missing(tmp_path):

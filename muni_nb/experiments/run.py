@@ -20,7 +20,8 @@ from typing import get_type_hints
 from fastcore.basics import patch
 
 from ..data.digits import quadrant_digits
-from ..data.five_views import five_views
+from ..data.five_views import five_views, mnist_five_views
+from ..data.mnist import mnist_quadrant_digits
 from ..data.scenes import scenes
 from ..data.spec import Benchmark, Spec, with_labels
 from ..evaluation.alignment import train_towers
@@ -55,7 +56,8 @@ MODELS: dict[str, type[LatentModel]] = {
     "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "HELVAE": HELVAE, "MLD": MLD, "MUNITE": MUNITE, "FlowBind": FlowBind,
     "JointFlow": JointFlow, "CoDi": CoDi}
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
-    "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes, "scene_features": scene_features}
+    "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes, "scene_features": scene_features,
+    "mnist_quadrant_digits": mnist_quadrant_digits, "mnist_five_views": mnist_five_views}
 
 
 def named(name: str, known: Mapping[str, Callable], what: str) -> Callable:

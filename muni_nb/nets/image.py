@@ -212,8 +212,8 @@ class ImageSizes(KindSizes):
 
     @classmethod
     def cpu(cls, size: int) -> "ImageSizes":
-        "The U-Net starts on an 8x8 grid at 16 pixels and on a 16x16 grid above."
-        return cls() if size <= 16 else cls(decoder=(48, 96, 96), patch=size // 16)
+        "The U-Net starts on an 8x8 grid at 16 pixels and on a 16x16 grid, or somewhat less, above."
+        return cls() if size <= 16 else cls(decoder=(48, 96, 96), patch=math.ceil(size / 16))
 
     @classmethod
     def tiny(cls) -> "ImageSizes":
