@@ -859,7 +859,6 @@ def test_pictures():
 def test_many_modalities():
     kind = "many modalities"
     many = lambda m: {f"m{i}": Spec(f"m{i}", "category", classes=3) for i in range(m)}
-    refused(kind, lambda: MoPoE(many(12), TINY), "12.*4,095")
     refused(kind, lambda: MUNI(many(12), Routes(pooling="mopoe"), TINY), "12.*4,095")
     refused(kind, lambda: pool(torch.zeros(1, 12, 2), torch.zeros(1, 12, 2), torch.ones(1, 12).bool(), "mopoe"),
             "12.*4,095")
@@ -872,7 +871,6 @@ def test_many_modalities():
     full = MVAE(many(12), TINY).bounds(torch.ones(8000, 12).bool())[:, -1].double()
     right(kind, lambda: (full.mean(0) - 2048 / 4095).abs().max() < 0.03)
     for name in MODELS:
-        if name == "MoPoE": continue
         model = MODELS[name](many(24), sizes=TINY)
         right(kind, lambda: model.loss({k: torch.zeros(4, dtype=torch.int64) for k in many(24)},
                                        torch.ones(4, 24).bool())["loss"].isfinite())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.spec import Benchmark, Rows
 from .declare import Figure, labels_of, leave_one_out, route, routes, views_of
-from .coherence import every_subset, route_name
+from .coherence import given_sets, route_name
 from ..latent.gaussian import Posterior
 
 # %% ../../nbs/evaluation/04_minimality.ipynb #fe0921fa
@@ -196,14 +196,14 @@ def minimality(
     held,                                                # `model.encoded` values of `rows`
     rows: Rows,                                          # that rates are of
     *,
-    given: Sequence[tuple[str, ...]] | None = None,      # sets that are priced, by default all
+    given: Sequence[tuple[str, ...]] | None = None,      # sets that are priced, by default `given_sets`
     sets: Sequence[tuple[str, ...]] | None = None,       # of leakage and R²: `leaky_sets`; empty: neither
     classes: int = 4,                                    # combinations of attributes to measure leakage in
     per_class: int = 2000,                               # fresh test rows of each
     draws: int = 16,                                     # a row, for rates
 ) -> xr.Dataset:
     "Rate by given set, leave-one-out rate, leakage and private R² of a model."
-    given = every_subset(bench) if given is None else list(given)
+    given = given_sets(bench) if given is None else list(given)
     sets = leaky_sets(bench) if sets is None else list(sets)
     ds = rates(model, bench, held, len(rows), given, draws)
     if not sets: return ds

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..data.spec import Benchmark, Rows
 from .declare import (
     Figure, alike, attributes_of, drawn_from, labels_of, route, routes, view_by_view, views_of, with_both)
-from .coherence import every_subset, joint_label, route_name
+from .coherence import given_sets, joint_label, route_name
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #e362836e
 class Probes(nn.Module):
@@ -154,13 +154,13 @@ def true_values(bench: Benchmark, rows: Rows, device: torch.device, n: int = 1) 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #a092a020
 @torch.no_grad()
 def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, steps: int = 400) -> xr.Dataset:
-    """Probe and label-decoder cross-entropies (nats) and label accuracy for every given set, on test rows.
+    """Probe and label-decoder cross-entropies (nats) and label accuracy for `given_sets`, on test rows.
 
     Probes learn from the first `rows` train rows (with a truth their availability is not asked; else from
     complete ones, and all is of complete test rows). They take `steps` steps. `draws` of the prior are probed
     for ambiguity. Of a model with private latents probes read what its posterior speaks of, `model.shared`
     columns; its label decoders read all."""
-    sets = every_subset(bench)
+    sets = given_sets(bench)
     names = list(bench.specs)
     train = bench.complete(bench.train, rows)
     test = bench.complete(bench.test)
@@ -175,7 +175,8 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
 
     laws = torch.zeros(2, len(sets), dtype=torch.float64)     # of the sets that each of the two probes sees
     laws[0, but_one] = 1.0
-    laws[1] = torch.tensor([1 / math.comb(len(names), len(g)) for g in sets])
+    sizes = [len(g) for g in sets]
+    laws[1] = torch.tensor([1 / sizes.count(size) for size in sizes])       # every size alike
 
     def with_random_sets(z: Tensor) -> Tensor:
         picks = torch.multinomial(laws, z.shape[1], replacement=True).to(z.device)

@@ -16,7 +16,6 @@ from ...data.spec import Spec
 from ...gate import InputError, number, one_of, typed
 from ...latent.gaussian import Posterior, pool
 from ...latent.prior import NormalPrior
-from ...latent.subsets import check_number
 from ..base import Part, ramped
 from ..experts import ExpertModel
 from ...nets.build import Sizes, likelihood_for
@@ -48,7 +47,6 @@ class ClassicalVAE(ExpertModel):
                 "a method that needs log p(x|z) cannot use a flow decoder: choose 'laplace' or 'normal'; "
                 "the form of it with flow decoders is a Routes value of models.muni")
         one_of(likelihood, "likelihood", list(LAWS))
-        if self.pooling == "mopoe": check_number(len(specs))
         number(scale, "scale", above=0)
         number(beta, "beta", least=0)
         number(label_weight, "label_weight", least=0)
