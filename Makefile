@@ -7,7 +7,7 @@ READY := .venv/.ready
 CHECK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MUNI_NB_PRESET=smoke
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ablation test browser-test nightly publish docs lab export clean hooks
+.PHONY: help setup ablation test browser-test nightly publish bench docs lab export clean hooks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ publish: $(READY) ## gather anew, from the committed records, what README and nb
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
 
+bench: .venv-bench/.ready ## measure our VAEs beside those of MultiVae, an hour and more on one core (ARGS goes to it)
+	OMP_NUM_THREADS=1 .venv-bench/bin/python tools/multivae_bench.py $(ARGS)
+
 docs: .venv/.docs ## build the site from the notebooks, offline, and follow its links: _docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python tools/site/links.py _docs
@@ -71,6 +74,13 @@ $(READY): pyproject.toml constraints.txt
 	@# on all cores, where pip takes one; less what is hardly ever imported
 	-@$(BIN)/python -m compileall -q -j 0 -x '/(tests|diffusers|transformers/models)/' .venv/lib > /dev/null 2>&1
 	$(BIN)/python tools/repair_torchaudio.py
+	@touch $@
+
+# which nothing else needs
+.venv-bench/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --no-compile -c constraints.txt -e . 'multivae==1.0.3'
+	.venv-bench/bin/python tools/repair_torchaudio.py
 	@touch $@
 
 .venv/.docs: $(READY)
