@@ -20,6 +20,9 @@ Equal objectives need these settings (MultiVae 1.0.3):
   step. Ours by default draws from one expert a row, for a fifth of the operations: measured, too, as "one expert";
 - MVTCAE at alpha 5/6 in both.
 
+Two more are ours alone, "MMVAE, one expert" and "MoPoE, equal shares", in which subsets have equal numbers of rows in
+each batch, as in MultiVae's.
+
 MultiVae imports torchvision. Where its wheel is built for another torch than the one at hand, the import ends with
 "operator torchvision::nms does not exist": `declare_operators` declares the two names that it looks up.
 """
@@ -84,6 +87,18 @@ SMALL = Sizes(latent=LATENT, image_encoder=(16, 32, 64), image_mean=(48, 32, 16)
 SIZES = {"small": SMALL, "default": Sizes(latent=LATENT)}
 COMMON = {"scale": SCALE, "beta": 1.0, "warmup": 0.0}
 
+class EqualShares(MoPoE):
+    "MoPoE whose batch is shared out among the subsets in equal numbers, as MultiVae's is; at beta 1."
+
+    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+        posterior = self.trained(*self.encode(batch, available), available)
+        rows = len(posterior)
+        pick = (torch.randperm(rows) + torch.rand(rows)) / rows
+        z = posterior.sample(torch.randn(rows, LATENT), pick.clamp(max=1 - 1e-6))
+        nats = self.nll(z, batch, available)
+        return {"loss": (sum(nats.values()) + self.prior.rate(posterior)).mean()}
+
+
 # {name: (our model and its options, their model, its configuration and options)}
 METHODS = {
     "MVAE": (MVAE, {"subsets": 0}, theirs.MVAE, theirs.MVAEConfig, {"k": 0, "warmup": 0}),
@@ -92,6 +107,7 @@ METHODS = {
     "MMVAE": (MMVAE, {"stratified": True}, theirs.MMVAE, theirs.MMVAEConfig,
               {"K": 1, "prior_and_posterior_dist": "normal", "learn_prior": False}),
     "MMVAE, one expert": (MMVAE, {}, None, None, {}),
+    "MoPoE, equal shares": (EqualShares, {}, None, None, {}),
 }
 
 

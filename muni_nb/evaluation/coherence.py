@@ -26,7 +26,7 @@ from .declare import (
 from .verifier import Judge
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #cc38d47f
-SETS = 511   # given sets that are all listed, those of 9 modalities
+SETS = 127   # given sets that are all listed, those of 7 modalities
 EACH = 8     # sets of each size of a sample of more
 
 
