@@ -1,11 +1,13 @@
 "Tests run on one thread, without a network and without a display."
 import os
+import signal
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg")
 
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)     # background jobs of a shell ignore it
 
 LONG = ("papermill_sweep", "test_an_ablation_runs", "test_a_notebook_runs", "kills_its_process")
 

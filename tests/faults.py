@@ -79,7 +79,7 @@ def entered(fault: str, where: str, said: str = "", lost: int = 0, seconds: floa
 def kind_of(path: str | os.PathLike) -> str:
     "What kind of file a path, or that of its temporary file, is of."
     name = Path(path).name.removesuffix(".tmp")
-    name = re.sub(r"(\.\d+)+$", "", name)
+    name = re.sub(r"\.\d+-\d+$", "", name).removesuffix(".new")
     named = {"model.safetensors": "model", "config.json": "model", "run.yaml": "model", "curves.nc": "curves",
              ".probe": "probe", "checkpoint.safetensors": "checkpoint", "study.nc": "record",
              "study-drawn.nc": "record", "meta.json": "cache", "routing.nc": "published dataset"}
@@ -315,7 +315,7 @@ def broken_and_repeated(fault, works, kind, folder, notes, at, event, act, mend=
     same = work.outcome(folder) == outcome
     entered(fault, f"{work.name}: {event.partition(',')[0]}", first.said, lost, again.seconds, same)
     assert same and lost <= (SAVED if kind is Training else STEPS), (event, lost)
-    assert not [path for path in folder.rglob("*.tmp")] or status < 0, "a failed write leaves nothing behind"
+    assert not list(folder.rglob("*.tmp")), "what was left half written is cleared"
 
 
 @WORKS
@@ -332,6 +332,33 @@ def test_interrupted_anywhere(works, work, tmp_path):
         folder = tmp_path / str(i)
         folder.mkdir()
         broken_and_repeated("Ctrl-C", works, work, folder, tmp_path, i, event, interrupted, said="KeyboardInterrupt")
+
+
+def test_kill_9_while_a_record_is_kept_again(works, tmp_path):
+    "Its figures and its drawings are those of before or those of after, and never of each."
+    keeping = works[Keeping][0]
+    run, other = keeping.runs
+    before = [keeping.ds.assign_attrs(config=json.dumps(each.config())) for each in keeping.runs]
+    after = before[0].assign(parameters=before[0].parameters + 1, picture=255 - before[0].picture)
+    folder = tmp_path / "unbroken"
+    keep(folder / "study.nc", keeping.runs, before)
+    old, same = (bits(read(each, folder)) for each in keeping.runs)
+    again = lambda place: keep(place / "study.nc", [run], [after])
+    ended = in_a_child(tmp_path, lambda: again(folder))
+    new = bits(read(run, folder))
+    assert ended.status == 0 and old["picture"] != new["picture"] and old["parameters"] != new["parameters"]
+    found = []
+    for i, event in enumerate(ended.events):
+        folder = tmp_path / str(i)
+        keep(folder / "study.nc", keeping.runs, before)
+        assert in_a_child(tmp_path, lambda: again(folder), i, killed).status == -signal.SIGKILL
+        found.append(bits(read(run, folder)))
+        assert found[-1] in (old, new) and bits(read(other, folder)) == same, event
+        repeat = in_a_child(tmp_path, lambda: again(folder))
+        whole = bits(read(run, folder)) == new and bits(read(other, folder)) == same
+        entered("kill -9", "a record, kept again", seconds=repeat.seconds, same=whole)
+        assert sorted(path.name for path in folder.iterdir()) == ["study-drawn.nc", "study.nc"]
+    assert found.count(old) and found.count(new), "it was broken before and after the figures stood"
 
 
 # disks --------------------------------------------------------------------------------------------------------------

@@ -172,7 +172,6 @@ def extract(
         began = perf_counter()
         with ThreadPoolExecutor(workers) as pool, progress_bar("extracting", total, shown=progress) as bar:
             for i, numbers in of_shard.items():
-                for stale in folder.glob(f"*-{i:05}.*.tmp"): stale.unlink()         # of one that was killed
                 told, features = encode_shard(corpus, encoders, numbers, batch, pool, bar, precision)
                 write_shard(folder, meta, i, told, features)
                 skipped += sum("skipped" in row for row in told)
