@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from queue import Empty
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import xarray as xr
+from jupyter_client.manager import start_new_kernel
 
 from muni_nb import files
 from muni_nb.data.digits import quadrant_digits
@@ -42,6 +45,7 @@ from muni_nb.training import fit as training
 from muni_nb.training.checkpoint import read_state, write_state
 from muni_nb.training.fit import Recipe, fit
 
+ROOT = Path(__file__).resolve().parent.parent
 CLOCKS = ["train_seconds", "evaluation_seconds"]
 STEPS, SAVED = 6, 2
 TINY = dict(sizes=Sizes.tiny(), recipe=Recipe(steps=4, batch_size=16), bench={"size": 16, "rows": 100, "test_rows": 60},
@@ -665,6 +669,106 @@ def test_signals_to_sweeps(faulty, where, workers, fault, status, said, tmp_path
     number = int(fault.split()[0])
     entered("Ctrl-C" if number == signal.SIGINT else "kill -9", where, said and told, 0, seconds, same)
 
+
+# notebooks ----------------------------------------------------------------------------------------------------------
+
+CELL = """
+import torch
+from muni_nb.data.digits import quadrant_digits
+from muni_nb.experiments.run import Run
+from muni_nb.experiments.sweep import sweep
+from muni_nb.models.muni import MUNI
+from muni_nb.nets.build import Sizes
+from muni_nb.training.fit import Recipe, fit
+
+def trained(folder):
+    bench = quadrant_digits(16, rows=100, test_rows=20)
+    torch.manual_seed(0)
+    fit(MUNI(bench.specs, sizes=Sizes.tiny()), bench, folder=folder, **{**QUICK, "steps": 60})
+
+def swept(folder):
+    sweep([Run("MUNI", seed, **TINY) for seed in range(3)], folder, workers=2, report=lambda line: None)
+
+TINY, QUICK = TOLD
+"""
+TOLD = f"({TINY!r}, {QUICK!r})"
+
+
+class Kernel:
+    "A real one, as of a notebook in JupyterLab."
+
+    def __init__(self, folder: Path):
+        self.manager, self.client = start_new_kernel(cwd=str(folder))
+        self.process = psutil.Process(self.manager.provisioner.pid)
+        assert self.run(CELL.replace("TOLD", TOLD)) is None
+
+    def run(self, code: str, stop_at: Callable[[], object] = lambda: False) -> str | None:
+        "What a cell raises, in one line; it is interrupted once `stop_at` says so."
+        asked, until = self.client.execute(code), time.monotonic() + 120
+        while time.monotonic() < until:
+            if stop_at():
+                self.manager.interrupt_kernel()
+                stop_at = lambda: False
+            try: reply = self.client.get_shell_msg(timeout=0.02)
+            except Empty: continue
+            if reply["parent_header"]["msg_id"] != asked: continue
+            told = reply["content"]
+            return None if told["status"] == "ok" else f"{told['ename']}: {told['evalue']}"
+        raise TimeoutError(code)
+
+    def workers(self) -> list[psutil.Process]:
+        return [each for each in self.process.children(recursive=True) if "spawn_main" in " ".join(each.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    one = Kernel(tmp_path_factory.mktemp("kernel"))
+    yield one
+    one.client.stop_channels()
+    one.manager.shutdown_kernel(now=True)
+
+
+def state_in(folder: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in read_state(folder / "checkpoint.safetensors")[0].items()}
+
+
+@pytest.mark.parametrize("what, begun, outcome", [
+    ("trained", "checkpoint.safetensors", state_in), ("swept", "*.nc", results_in)], ids=["fit", "sweep"])
+def test_a_cell_is_interrupted_and_run_again(kernel, what, begun, outcome, tmp_path):
+    assert kernel.run(f"{what}('{tmp_path}/unbroken')") is None
+    cell = f"{what}('{tmp_path}/broken')"
+    said = kernel.run(cell, lambda: list((tmp_path / "broken").glob(begun)))
+    psutil.wait_procs(kernel.workers(), timeout=10)
+    assert said == "KeyboardInterrupt: " and not kernel.workers(), (said, kernel.workers())
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "broken").glob("*.nc")}
+    began = time.perf_counter()
+    assert kernel.run("assert 1 + 1 == 2") is None and kernel.run(cell) is None
+    seconds = time.perf_counter() - began
+    assert all(path.stat().st_mtime_ns == then for path, then in first.items()), "what is finished is kept"
+    same = outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
+    entered("Ctrl-C", f"a cell: {what}", said, 0, seconds, same)
+
+
+def test_papermill_is_interrupted_and_run_again(tmp_path):
+    command = [sys.executable, "-m", "papermill", "ablations/routing.ipynb", str(tmp_path / "out.ipynb"),
+               "--no-progress-bar", "-p", "preset", "smoke", "-p", "workers", "1", "-y", "{poolings: [poe]}"]
+    begin = lambda folder: subprocess.Popen([*command, "-p", "folder", str(folder)], cwd=ROOT, text=True,
+                                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert begin(tmp_path / "unbroken").wait(timeout=120) == 0
+    first = begin(tmp_path / "broken")
+    while not list((tmp_path / "broken/runs").glob("*.nc")): time.sleep(0.05)
+    everyone = psutil.Process(first.pid).children(recursive=True)
+    first.send_signal(signal.SIGINT)                              # a terminal's reaches papermill, not its kernel
+    said = first.communicate(timeout=120)[1].strip().splitlines()[-1]
+    assert first.returncode and not psutil.wait_procs(everyone, timeout=10)[1], (said, everyone)
+    began = time.perf_counter()
+    assert begin(tmp_path / "broken").wait(timeout=120) == 0
+    seconds = time.perf_counter() - began
+    same = results_in(tmp_path / "broken/runs") == results_in(tmp_path / "unbroken/runs")
+    entered("Ctrl-C", "papermill", said, 0, seconds, same)
+
+
+# two at once --------------------------------------------------------------------------------------------------------
 
 def test_of_two_sweeps_in_one_folder_one_is_killed(faulty, tmp_path):
     begin, unbroken = faulty

@@ -3,6 +3,8 @@
 Two hundred small runs over four workers. In bad weather a worker is killed now and then, the sweep itself is killed
 twice, and the disk (a file system of its own, of a fixed size, where this process may mount one) is full for a while;
 after each the sweep is begun again, as a user would. In the end both hold the same dataset, bit for bit.
+
+`--memory`: two thousand of the smallest runs there are, in calm, and whether memory grows with them.
 """
 import argparse
 import contextlib
@@ -10,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -20,10 +23,13 @@ import psutil
 from muni_nb.experiments.run import Run, settings
 from muni_nb.experiments.sweep import sweep
 from muni_nb.models.muni import Routes
+from muni_nb.nets.build import Sizes
+from muni_nb.training.fit import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOCKS = ["train_seconds", "evaluation_seconds"]
 DISK = 400_000_000      # bytes of the file system that is filled
+GROWTH = 20_000_000     # bytes that a process may have more in the last quarter of many runs than in the first
 
 
 def runs_of(number: int) -> list[Run]:
@@ -34,10 +40,20 @@ def runs_of(number: int) -> list[Run]:
     return [Run(cell, seed, routes=routes, **shared) for cell, routes in cells.items() for seed in range(number // 2)]
 
 
-def child(number: int, folder: str, workers: int, scheduler: str | None) -> None:
+def smallest_runs(number: int) -> list[Run]:
+    "So many runs of a third of a second: a model of points in a plane, its judges, its result, all as of any run."
+    sizes = Sizes(latent=2, prior=16, prior_depth=1, vector_encoder=16, vector_decoder=16, vector_depth=1)
+    shared = {"sizes": sizes, "recipe": Recipe(steps=2, batch_size=16, precision="float32"),
+              "bench": {"benchmark": "muni_nb.data.plane:plane", "rows": 100, "test_rows": 40},
+              "evaluation": {"rows": 8, "steps": 1, "per_class": 10, "probe_steps": 1, "latents": False}}
+    return [Run("plane", seed, **shared) for seed in range(number)]
+
+
+def child(told: argparse.Namespace) -> None:
     "One sitting of the sweep, in a process that can be killed; its dataset is written where it ends whole."
-    ds = sweep(runs_of(number), folder, workers=workers, scheduler=scheduler)
-    ds.drop_vars(CLOCKS).to_netcdf(f"{folder}.nc", engine="netcdf4")
+    runs = smallest_runs(told.runs) if told.memory else runs_of(told.runs)
+    ds = sweep(runs, told.folder, workers=told.workers, scheduler=told.scheduler, drawn=not told.memory)
+    ds.drop_vars(CLOCKS).to_netcdf(f"{told.folder}.nc", engine="netcdf4")
 
 
 class Sitting:
@@ -45,7 +61,8 @@ class Sitting:
 
     def __init__(self, told: argparse.Namespace, folder: Path, log):
         command = [sys.executable, __file__, "--child", "--runs", str(told.runs), "--workers", str(told.workers),
-                   *(["--scheduler", told.scheduler] if told.scheduler else []), str(folder)]
+                   *(["--scheduler", told.scheduler] if told.scheduler else []),
+                   *(["--memory"] if told.memory else []), str(folder)]
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
 
     def workers(self) -> list[psutil.Process]:
@@ -88,6 +105,29 @@ def calm(told: argparse.Namespace, folder: Path, log) -> dict:
     half = len(most) // 2
     return {"seconds": seconds, "again": time.perf_counter() - began,
             "memory, middle": most[half] / 1e6, "memory, end": max(most[-10:]) / 1e6}
+
+
+def remembered(told: argparse.Namespace, folder: Path, log) -> bool:
+    "Whether memory stays as it is over many runs, of the sweep's process and of its workers; by quarters of the runs."
+    sitting, seen = Sitting(told, folder, log), []
+    began = time.perf_counter()
+    while sitting.running():
+        there = finished(folder)
+        of_workers = []
+        for each in sitting.workers():
+            with contextlib.suppress(psutil.NoSuchProcess): of_workers.append(each.memory_info().rss)
+        if 0 < there < told.runs and of_workers: seen.append((there, sitting.memory(), max(of_workers)))
+        time.sleep(1)
+    seconds = time.perf_counter() - began
+    assert sitting.process.returncode == 0 and finished(folder) == told.runs, "the sweep failed, see its log"
+    quarters = [[each for each in seen if i * told.runs <= 4 * each[0] < (i + 1) * told.runs] for i in range(4)]
+    within = True
+    for who, place in {"the sweep's process": 1, "its largest worker": 2}.items():
+        figures = [statistics.median(each[place] for each in quarter) for quarter in quarters]
+        print(f"{who}, MB by quarters of {told.runs} runs: {', '.join(f'{each / 1e6:.1f}' for each in figures)}")
+        within &= figures[-1] - figures[0] < GROWTH
+    print(f"{told.runs} runs, {told.workers} workers, {seconds:.0f} s; memory stays: {within}")
+    return within
 
 
 def stormy(told: argparse.Namespace, folder: Path, log, mounted: bool) -> dict:
@@ -146,19 +186,23 @@ def small_disk(place: Path):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=str(ROOT / "runs" / "soak"))
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--memory", action="store_true", help="whether it grows, over 2,000 runs if not told how many")
+    parser.add_argument("--runs", type=int)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--scheduler", help="of dask, such as local; by default processes of the sweep's own")
     parser.add_argument("--every", type=float, default=30, help="seconds from one killed worker to the next")
     parser.add_argument("--full", type=float, default=60, help="seconds that the disk is full")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     told = parser.parse_args()
-    if told.child: return child(told.runs, told.folder, told.workers, told.scheduler)
+    told.runs = told.runs or (2000 if told.memory else 200)
+    if told.child: return child(told)
 
     import xarray as xr
     place = Path(told.folder)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
+    if told.memory:
+        with open(place / "log", "w") as log: sys.exit(not remembered(told, place / "many", log))
     with open(place / "log", "w") as log, small_disk(place / "disk") as mounted:
         first = calm(told, place / "calm", log)
         second = stormy(told, place / "disk" / "stormy", log, mounted)
