@@ -29,6 +29,7 @@ from jupyter_client.manager import start_new_kernel
 
 from muni_nb import files
 from muni_nb.data.digits import quadrant_digits
+from muni_nb.data.plane import plane
 from muni_nb.evaluation.verifier import read_judge, write_judge
 from muni_nb.experiments.execute import execute
 from muni_nb.experiments.run import Run
@@ -48,6 +49,7 @@ from muni_nb.training.fit import Recipe, fit
 ROOT = Path(__file__).resolve().parent.parent
 CLOCKS = ["train_seconds", "evaluation_seconds"]
 STEPS, SAVED = 6, 2
+PATIENCE = 600      # seconds until what does not end is taken to hang: processors may be busy
 TINY = dict(sizes=Sizes.tiny(), recipe=Recipe(steps=4, batch_size=16), bench={"size": 16, "rows": 100, "test_rows": 60},
             evaluation={"rows": 8, "steps": 1, "per_class": 20, "probe_steps": 2, "latents": False})
 RUN = Run("MUNI", **TINY)
@@ -146,7 +148,7 @@ def in_a_child(folder: Path, work: Callable[[], object], at: int | None = None,
     began = time.perf_counter()
     child = os.fork()
     if child == 0:
-        signal.alarm(120)
+        signal.alarm(PATIENCE)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         silent, log, number = os.open(os.devnull, os.O_WRONLY), os.open(told, os.O_WRONLY | os.O_APPEND), count()
         os.dup2(silent, 1)
@@ -376,7 +378,7 @@ def disk(tmp_path):
     "A small disk of its own."
     folder = tmp_path / "disk"
     folder.mkdir()
-    ended = mounted("-t", "tmpfs", "-o", "size=16m", "tmpfs", folder)
+    ended = mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", folder)
     if ended.returncode: pytest.skip(f"no disk can be mounted here ({ended.stderr.strip()}): run it as root")
     yield folder
     os.chdir("/")
@@ -505,6 +507,13 @@ def test_features_that_are_not_finite(tmp_path, capsys):
 
 # data, clocks -------------------------------------------------------------------------------------------------------
 
+def test_data_that_is_not_finite(tmp_path):
+    points = plane(rows=100, test_rows=20)
+    points.train.values["ring"][17] = torch.nan
+    refused("NaN in data", "training", lambda: fit(MUNI(points.specs, sizes=Sizes.tiny()), points, **QUICK),
+            "ring: want finite features; say what is missing by the row's availability")
+
+
 def test_data_that_shrinks_between_sittings(tmp_path):
     fit(model_of(), BENCH, folder=tmp_path / "run", **QUICK | {"steps": 2})
     fewer = replace(BENCH, train=BENCH.train.select(slice(90)))
@@ -620,14 +629,15 @@ def faulty(tmp_path_factory):
     "How sweeps are begun whose model breaks once, and what they end as unbroken."
     home = tmp_path_factory.mktemp("faulty")
     (home / "faulty.py").write_text(FAULTY)
-    (home / "runs.yaml").write_text("shared: {model: 'faulty:Faulty', recipe: {steps: 4, batch_size: 16}}\n"
-                                    "seeds: [0, 1]\nruns: [{cell: a}]\n")
+    for seeds in (2, 6):
+        (home / f"{seeds}.yaml").write_text("shared: {model: 'faulty:Faulty', recipe: {steps: 4, batch_size: 16}}\n"
+                                            f"seeds: {list(range(seeds))}\nruns: [{{cell: a}}]\n")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(home), *filter(None, sys.path)])}
 
-    def begin(folder: Path, workers: int, fault: str = "") -> subprocess.Popen:
+    def begin(folder: Path, workers: int, fault: str = "", seeds: int = 2) -> subprocess.Popen:
         flag = folder.with_suffix(".fault")
         if fault: flag.write_text(fault)
-        words = ["sweep", home / "runs.yaml", folder, "--workers", workers, "--preset", "smoke"]
+        words = ["sweep", home / f"{seeds}.yaml", folder, "--workers", workers, "--preset", "smoke"]
         command, told = [sys.executable, "-m", "muni_nb", *map(str, words)], environment | {"FAULT": str(flag)}
         return subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 start_new_session=True)
@@ -644,7 +654,7 @@ def results_in(folder: Path) -> dict[str, dict[str, bytes]]:
 
 def ended(sweeping: subprocess.Popen) -> tuple[int, str]:
     "How a sweep ended, and what it said of what went wrong."
-    out, errors = sweeping.communicate(timeout=120)
+    out, errors = sweeping.communicate(timeout=PATIENCE)
     assert "Traceback" not in out + errors, errors
     lines = [line for line in errors.splitlines() if "resource_tracker" not in line]     # of Python, on leaving
     return sweeping.returncode, (lines or [""])[0]
@@ -668,6 +678,27 @@ def test_signals_to_sweeps(faulty, where, workers, fault, status, said, tmp_path
     same = results_in(tmp_path / "results") == unbroken
     number = int(fault.split()[0])
     entered("Ctrl-C" if number == signal.SIGINT else "kill -9", where, said and told, 0, seconds, same)
+
+
+def test_a_disk_that_fills_up_under_a_sweep_with_workers(faulty, disk, tmp_path):
+    begin, _ = faulty
+    assert ended(begin(tmp_path / "unbroken", 2, seeds=6)) == (0, "")
+    sweeping = begin(disk / "results", 2, seeds=6)
+    while sweeping.poll() is None and not list((disk / "results").glob("*.nc")): time.sleep(0.02)
+    fill(disk)
+    status, said = ended(sweeping)
+    finished = {path: path.stat().st_mtime_ns for path in (disk / "results").glob("*.nc")}
+    assert status == 1 and 0 < len(finished) < 6
+    told = f"{6 - len(finished)} of 6 runs failed, the others are kept: .*its disk.*is full: free"
+    assert re.search(told, said), said
+    (disk / "filler").unlink()
+    began = time.perf_counter()
+    assert ended(begin(disk / "results", 2, seeds=6)) == (0, "")
+    seconds = time.perf_counter() - began
+    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
+    same = results_in(disk / "results") == results_in(tmp_path / "unbroken")
+    assert not [path for path in (disk / "results").rglob("*.tmp")]
+    entered("full disk", "a sweep with workers", said, 0, seconds, same)
 
 
 # notebooks ----------------------------------------------------------------------------------------------------------
@@ -704,7 +735,7 @@ class Kernel:
 
     def run(self, code: str, stop_at: Callable[[], object] = lambda: False) -> str | None:
         "What a cell raises, in one line; it is interrupted once `stop_at` says so."
-        asked, until = self.client.execute(code), time.monotonic() + 120
+        asked, until = self.client.execute(code), time.monotonic() + PATIENCE
         while time.monotonic() < until:
             if stop_at():
                 self.manager.interrupt_kernel()
@@ -754,15 +785,15 @@ def test_papermill_is_interrupted_and_run_again(tmp_path):
                "--no-progress-bar", "-p", "preset", "smoke", "-p", "workers", "1", "-y", "{poolings: [poe]}"]
     begin = lambda folder: subprocess.Popen([*command, "-p", "folder", str(folder)], cwd=ROOT, text=True,
                                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert begin(tmp_path / "unbroken").wait(timeout=120) == 0
+    assert begin(tmp_path / "unbroken").wait(timeout=PATIENCE) == 0
     first = begin(tmp_path / "broken")
-    while not list((tmp_path / "broken/runs").glob("*.nc")): time.sleep(0.05)
+    while first.poll() is None and not list((tmp_path / "broken/runs").glob("*.nc")): time.sleep(0.05)
     everyone = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGINT)                              # a terminal's reaches papermill, not its kernel
-    said = first.communicate(timeout=120)[1].strip().splitlines()[-1]
+    said = first.communicate(timeout=PATIENCE)[1].strip().splitlines()[-1]
     assert first.returncode and not psutil.wait_procs(everyone, timeout=10)[1], (said, everyone)
     began = time.perf_counter()
-    assert begin(tmp_path / "broken").wait(timeout=120) == 0
+    assert begin(tmp_path / "broken").wait(timeout=PATIENCE) == 0
     seconds = time.perf_counter() - began
     same = results_in(tmp_path / "broken/runs") == results_in(tmp_path / "unbroken/runs")
     entered("Ctrl-C", "papermill", said, 0, seconds, same)
