@@ -58,14 +58,14 @@ def same(runs, one, other) -> bool:
 
 
 class Told(list):
-    "Lines of a sweep; once it has begun its runs, `act` is called after `seconds`."
+    "Lines of a sweep; `seconds` after one that starts with `at`, by default when runs begin, `act` is called."
 
-    def __init__(self, act=None, seconds=2.0):
-        self.act, self.seconds = act, seconds
+    def __init__(self, act=None, seconds=2.0, at="about"):
+        self.act, self.seconds, self.at = act, seconds, at
 
     def __call__(self, line):
         self.append(line)
-        if self.act and line.startswith("about"): threading.Timer(self.seconds, self.act).start()
+        if self.act and line.startswith(self.at): threading.Timer(self.seconds, self.act).start()
 
 
 def kill_a_worker():
@@ -160,7 +160,7 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_and_takes_nothing_finished_alon
     address, scheduler = machines
     quick, slow = plane_runs(2), [Run("slow", 0, **told_of(*plane_runs(1, steps=20_000)))]
     with pytest.raises(SchedulerLost, match="what is finished is kept"):
-        sweep([*quick, *slow], tmp_path / "runs", scheduler=address, report=Told(scheduler.kill, 8.0))
+        sweep([*quick, *slow], tmp_path / "runs", scheduler=address, report=Told(scheduler.kill, at="[2/3]"))
     assert all(find(run, tmp_path / "runs") for run in quick)
 
 
