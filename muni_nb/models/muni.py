@@ -17,7 +17,8 @@ from torch import Tensor
 from ..data.spec import Spec
 from ..gate import InputError, check_fields, number, one_of, typed
 from ..latent.gaussian import POOLINGS, Posterior, pool
-from ..latent.subsets import SUBSETS, check_number, crossed
+from ..latent.contrast import info_nce
+from ..latent.subsets import SUBSETS, check_number, crossed, halves
 from .base import Latents, ramped
 from .experts import ExpertModel
 from ..nets.build import Sizes, prior_for
@@ -39,6 +40,7 @@ class Routes:
     prior_gradient: bool = True            # the rate teaches the encoders, not the prior alone (inferred)
     rate_weight: float = 0.2               # beta, decoder loss per nat (inferred)
     rate_ramp: float = 0.5                 # fraction of training over which beta rises from 0 (inferred)
+    contrast: float = 0.0                  # weight of the alignment of a row's two halves, in nats (MUNITE: 0.1)
     label_weight: float = 5.0              # of a label's or caption's nats beside an image's summed squared
                                            # error (inferred)
 
@@ -46,7 +48,7 @@ class Routes:
         check_fields(self)
         known = {"pooling": POOLINGS, "prior_subsets": SUBSETS, "shown": SUBSETS, "targets": ("all", "shown")}
         for name, choices in known.items(): one_of(getattr(self, name), name, list(choices))
-        for name in ("rate_weight", "label_weight"): number(getattr(self, name), name, least=0)
+        for name in ("rate_weight", "label_weight", "contrast"): number(getattr(self, name), name, least=0)
         number(self.rate_ramp, "rate_ramp, a fraction of training,", 0, 1)
         number(self.crossed, "crossed, a fraction of rows,", 0, 1)
         if self.crossed and self.targets == "shown":
@@ -160,8 +162,11 @@ def loss(
     # the prior's route: what the latent costs
     routed = self.prior_terms(mean, logvar, available)
     weight = ramped(progress, self.routes.rate_ramp) * self.routes.rate_weight
+    whole = explained + weight * routed["rate"] + routed["prior"]
 
-    return {**drawn, **routed, "loss": explained + weight * routed["rate"] + routed["prior"]}
+    if not self.routes.contrast: return {**drawn, **routed, "loss": whole}
+    apart = self.alignment(mean, logvar, available)
+    return {**drawn, **routed, "contrastive": apart, "loss": whole + self.routes.contrast * apart}
 
 # %% ../../nbs/models/02_muni.ipynb #c5afce78
 @patch
@@ -180,3 +185,16 @@ def prior_terms(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor) -> 
     pick = torch.rand(int(rows.sum()), device=rows.device)
     draw = posterior.sample(noise, pick).detach()
     return {"rate": self.prior.rate(posterior).mean(), "prior": self.prior.loss(draw, draws=2).mean()}
+
+# %% ../../nbs/models/02_muni.ipynb #align002
+@patch
+def alignment(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor, temperature: float = 0.1) -> Tensor:
+    """Symmetric InfoNCE (nats, a scalar) between the posteriors of a random half of each row and of the rest.
+
+    Of rows with two or more modalities; 0 if there is none. Stated for MUNITE (with temperature 0.1), not for MUNI."""
+    one, rest = halves(available)
+    rows = rest.any(1)
+    if not rows.any(): return mean.new_zeros(())
+    sides = [pool(mean[rows], logvar[rows], half[rows], self.routes.pooling) for half in (one, rest)]
+    means = [(side.logw.exp()[:, :, None] * side.mean).sum(1) for side in sides]
+    return info_nce(*means, temperature)
