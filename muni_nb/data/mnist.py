@@ -130,7 +130,8 @@ SMALL = replace(PUBLISHED, soft=True, level=0.4)     # of digits smaller than th
 def pens_of(path: str | Path | None) -> tuple[dict[str, Handwriting], dict[str, str]]:
     "MNIST's handwriting by split, and what a configuration says of it."
     pens = {split: read_mnist(path, split) for split in ("train", "test")}
-    digest = hashlib.sha256(b"".join(pen.images.numpy().tobytes() for pen in pens.values()))
+    digest = hashlib.sha256()
+    for pen in pens.values(): digest.update(pen.images.numpy())
     return pens, {"mnist": digest.hexdigest()[:16]}
 
 
