@@ -6,7 +6,7 @@
 __all__ = ['ATTRIBUTES', 'VIEWS', 'CORNERS', 'MIXTURE', 'IN_MEMORY', 'SIZES', 'Handwriting', 'sort_by_class', 'handwriting',
            'Style', 'draw_masks', 'photograph', 'separation', 'crop_corner', 'choose_crops', 'compose', 'uniforms',
            'draw_view', 'observed', 'Latest', 'Drawn', 'in_blocks', 'columns_of', 'draw_rows', 'check', 'benchmark',
-           'quadrant_digits']
+           'with_lessons', 'quadrant_digits']
 
 # %% ../../nbs/data/01_digits.ipynb #11165dc5
 import math
@@ -333,6 +333,11 @@ def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: in
     return Benchmark(builder, specs, train, draw(range(test_rows)), ATTRIBUTES, carries, config, Truth(draw))
 
 
+def with_lessons(bench: Benchmark) -> Benchmark:
+    "A benchmark whose judges learn from rows in train handwriting, as many as they want."
+    return replace(bench, truth=Truth(bench.draw, lessons=lambda n: bench.draw(range(n), "train")))
+
+
 def quadrant_digits(size: int = 32, rows: int = 20_000, test_rows: int = 2_000, seed: int = 0,
                     availability: str = "full") -> Benchmark:
     """Quadrant digits from scikit-learn's handwriting: views of `size` 16, 28, 32 or 64 pixels.
@@ -340,5 +345,4 @@ def quadrant_digits(size: int = 32, rows: int = 20_000, test_rows: int = 2_000, 
     `availability` of the train rows is "full" or "published" (a quarter of the rows fully observed).
     ValueError on a bad option."""
     pens = {split: handwriting(split) for split in ("train", "test")}
-    bench = benchmark("quadrant_digits", pens, Style(), size, rows, test_rows, seed, availability)
-    return replace(bench, truth=Truth(bench.draw, lessons=lambda n: bench.draw(range(n), "train")))
+    return with_lessons(benchmark("quadrant_digits", pens, Style(), size, rows, test_rows, seed, availability))

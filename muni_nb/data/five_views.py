@@ -11,8 +11,9 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from .digits import Handwriting, Style, check, columns_of, draw_view, handwriting, uniforms
-from .mnist import PUBLISHED, SMALL, pens_of, with_lessons
+from .digits import (
+    Handwriting, Style, check, columns_of, draw_view, handwriting, uniforms, with_lessons)
+from .mnist import PUBLISHED, SMALL, pens_of
 from .spec import Benchmark, Rows, Spec, Truth
 from ..gate import flag
 

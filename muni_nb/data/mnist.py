@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'KNOWN', 'COUNTS', 'PUBLISHED', 'SMALL', 'read_idx', 'read_parquet', 'digest_of', 'what_it_is',
-           'place_of_mnist', 'read_mnist', 'idx_file', 'pens_of', 'with_lessons', 'mnist_quadrant_digits']
+           'place_of_mnist', 'read_mnist', 'idx_file', 'pens_of', 'mnist_quadrant_digits']
 
 # %% ../../nbs/data/03_mnist.ipynb #23ece9d0
 import gzip
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .digits import Handwriting, Style, benchmark, sort_by_class
-from .spec import Benchmark, Truth
+from .digits import Handwriting, Style, benchmark, sort_by_class, with_lessons
+from .spec import Benchmark
 from ..gate import InputError
 
 # %% ../../nbs/data/03_mnist.ipynb #17d0ee39
@@ -133,11 +133,6 @@ def pens_of(path: str | Path | None) -> tuple[dict[str, Handwriting], dict[str, 
     digest = hashlib.sha256()
     for pen in pens.values(): digest.update(pen.images.numpy())
     return pens, {"mnist": digest.hexdigest()[:16]}
-
-
-def with_lessons(bench: Benchmark) -> Benchmark:
-    "A benchmark whose judges learn from rows in train handwriting, as many as they want."
-    return replace(bench, truth=Truth(bench.draw, lessons=lambda n: bench.draw(range(n), "train")))
 
 
 def mnist_quadrant_digits(path: str | None = None, size: int = 64, rows: int = 220_000, test_rows: int = 10_000,
