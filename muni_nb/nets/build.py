@@ -190,8 +190,8 @@ class Sizes:
 
     @classmethod
     def paper(cls) -> "Sizes":
-        "For the published budget on a GPU (stated for pictures and labels; depth of the prior inferred)."
-        return cls.preset("paper", prior=512, prior_depth=4)
+        "For the published budget on a GPU (stated for pictures and labels; encoders and prior inferred)."
+        return cls.preset("paper", prior=744, prior_depth=4)
 
     @classmethod
     def features(cls) -> "Sizes":

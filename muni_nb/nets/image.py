@@ -221,8 +221,8 @@ class ImageSizes(KindSizes):
 
     @classmethod
     def paper(cls) -> "ImageSizes":
-        "For 64x64 pictures on a GPU: NCSN++-like, base width 64 (stated; levels and depth inferred)."
-        return cls(encoder=(64, 128, 128, 256), decoder=(64, 128, 256, 256), depth=2, cond=256, patch=1)
+        "For 64x64 pictures on a GPU: NCSN++-like, base width 64 (stated; levels, depth and encoder inferred)."
+        return cls(encoder=(64, 128, 256, 320), decoder=(64, 128, 160, 192), depth=2, cond=256, patch=1)
 
 # %% ../../nbs/nets/03_image.ipynb #67774da5
 def to_uint8(x: Tensor) -> Tensor:
