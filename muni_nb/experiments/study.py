@@ -140,6 +140,7 @@ class Study:
         self.device = asked_for("device", "cpu")
         self.scheduler = asked_for("scheduler", None)
         self.compute = asked_for("compute", True)
+        self.hours = asked_for("hours", None)
         self.swept: dict[str, Run] = {}      # all runs asked for, by digest
 
     @property
@@ -181,7 +182,7 @@ class Study:
         read = self.records if records else []
         workers = self.workers
         if workers is None: workers = 0 if self.small and self.scheduler is None else usual
-        where = {"device": self.device, "workers": workers, "scheduler": self.scheduler}
+        where = {"device": self.device, "workers": workers, "scheduler": self.scheduler, "hours": self.hours}
         return sweep(runs, self.runs, records=read, **where | options)
 
     def __repr__(self):

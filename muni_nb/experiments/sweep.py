@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['TIMED_STEPS', 'BESIDES_DRAWING', 'FAILED', 'Cost', 'kind_of', 'pictures_of', 'rehearse_cost', 'will_be_written',
-           'together', 'spoken', 'work', 'threads_for', 'Member', 'how_it_ended', 'Pool', 'pool_of', 'InThisProcess',
-           'Board', 'Team', 'judges_of', 'costs_of', 'places_of', 'set_aside_damaged', 'outcomes', 'sweep', 'in_words',
-           'checked_runs', 'note_failure', 'carry_out']
+           'together', 'that_end', 'spoken', 'work', 'threads_for', 'Member', 'how_it_ended', 'Pool', 'pool_of',
+           'InThisProcess', 'Board', 'Team', 'judges_of', 'costs_of', 'places_of', 'set_aside_damaged', 'outcomes',
+           'sweep', 'in_words', 'checked_runs', 'note_failure', 'carry_out']
 
 # %% ../../nbs/experiments/04_sweep.ipynb #6a08770d
 import heapq
 import json
+import math
 import os
 import signal
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -39,7 +40,7 @@ from .run import Run, bench_of
 from .store import OF_ONE_RUN, check_comparable, check_whole, files_of, find, gather
 from ..files import (
     CannotWrite, FileError, NewerFile, cannot_write, ready_to_write, what_is_wrong, write_whole)
-from ..gate import InputError, InputTypeError, brief, device_of, path_of, place, whole
+from ..gate import InputError, InputTypeError, brief, device_of, number, path_of, place, whole
 from ..nets.precision import precision_in_force
 from ..training.fit import checkpoint_bytes, fit
 from ..training.progress import progress_bar, say, send_progress
@@ -108,6 +109,15 @@ def together(seconds: Sequence[float], workers: int) -> float:
     free = [0.0] * max(1, workers)                                    # when each worker is free
     for each in sorted(seconds, reverse=True): heapq.heapreplace(free, free[0] + each)
     return max(free)
+
+
+def that_end(costs: Mapping[str, Cost], workers: int, seconds: float) -> dict[str, Cost]:
+    "The jobs that, in their order, all end within `seconds` side by side; what is too long is passed over."
+    chosen: dict[str, Cost] = {}
+    for name, cost in costs.items():
+        so_far = [each.all for each in chosen.values()]
+        if together([*so_far, cost.all], workers) <= seconds: chosen[name] = cost
+    return chosen
 
 
 def spoken(seconds: float) -> str:
@@ -374,17 +384,19 @@ def sweep(
     device: str = "cpu",
     executor: Executor | None = None,          # instead of processes of ours
     scheduler: Any = None,                     # of dask, likewise: "local", an address, a Client or a cluster
+    hours: float | None = None,                # what does not end within so many is left for another sitting
     drawn: bool = True,                        # off: the dataset is without what runs drew, see `gather`
     report: Callable[[str], None] = say,       # told what is to be done, how long it takes, and of each run as it ends
     shorter: str = "fewer steps, seeds or cells",   # what would make it shorter, for `report`
 ) -> xr.Dataset:
-    """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all.
+    """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all that are finished.
 
     Before any work, InputError for arguments that cannot be, or a scheduler that does not answer, and CannotWrite for a
     folder that takes no files, or not as many. RuntimeError, after all others are done, if any run failed: what
     finished is kept, and in `folder`/failed the tracebacks of the others."""
     runs = checked_runs(runs)
     whole(workers, "workers", least=0)
+    seconds = math.inf if hours is None else 3600 * number(hours, "hours", above=0)
     if not isinstance(executor, Executor | None):
         raise InputTypeError(f"executor must be a concurrent.futures.Executor, got {brief(executor)}")
     if scheduler is None: device, pool = device_of(device), nullcontext(executor)
@@ -401,15 +413,19 @@ def sweep(
     ready_to_write(folder)
     with pool as executor, Team(workers, executor) as team:
         judges_of(list(todo.values()), folder, report)
-        costs = costs_of(todo, team, device)
+        costs = that_end(costs_of(todo, team, device), team.workers, seconds)
+        if later := len(todo) - len(costs):
+            report(f"{later} of them do not end within {spoken(seconds)} {team.described(device)}: for another sitting")
+        if not costs: return gather(runs, *folders, drawn=drawn)
         ready_to_write(folder, will_be_written(list(costs.values()), team.workers))
         time_needed = spoken(together([cost.all for cost in costs.values()], team.workers))
         report(f"about {time_needed} {team.described(device)}; shorter with {shorter}")
-        longest_first = dict(sorted(todo.items(), key=lambda item: -costs[item[0]].all))    # the last round is short
+        by_length = sorted(costs, key=lambda name: -costs[name].all)                        # the last round is short
+        longest_first = {name: todo[name] for name in by_length}
         failed = carry_out(longest_first, costs, team, folder, device, report)
     if failed:
         failures = "; ".join(f"{name}: {in_words(error)}" for name, error in failed.items())
-        told = f"{len(failed)} of {len(todo)} runs failed, the others are kept: {failures}"
+        told = f"{len(failed)} of {len(costs)} runs failed, the others are kept: {failures}"
         raise RuntimeError(f"{told} (tracebacks are in {folder / FAILED})")
     return gather(runs, *folders, drawn=drawn)
 
