@@ -415,7 +415,7 @@ def sweep(
         judges_of(list(todo.values()), folder, report)
         costs = that_end(costs_of(todo, team, device), team.workers, seconds)
         if later := len(todo) - len(costs):
-            report(f"{later} of them do not end within {spoken(seconds)} {team.described(device)}: for another sitting")
+            report(f"left for another sitting, as they do not end within {spoken(seconds)}: {later}")
         if not costs: return gather(runs, *folders, drawn=drawn)
         ready_to_write(folder, will_be_written(list(costs.values()), team.workers))
         time_needed = spoken(together([cost.all for cost in costs.values()], team.workers))
