@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'OURS', 'RENAMED', 'named', 'arguments_of', 'called',
-           'types_of', 'checked', 'plainly', 'bench_of', 'rows_of', 'digest', 'Run', 'run_of', 'settings']
+           'types_of', 'checked', 'plainly', 'bench_of', 'rows_of', 'digest', 'Run', 'run_of', 'settings', 'published']
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import hashlib
@@ -334,3 +334,14 @@ def settings(
             "bench": {"size": size, "rows": 400 if small else 20_000, "test_rows": 80 if small else 2_000},
             "verifier": {},
             "evaluation": judged | evaluation}
+
+
+def published() -> dict:
+    """What MUNI's published run on pictures of MNIST and two labels has, as arguments of `Run`; for a GPU.
+
+    Stated: recipe, size and number of rows, sampler; sizes of networks as far as `Sizes.paper` says."""
+    return {"sizes": Sizes.paper(),
+            "recipe": Recipe.paper(),
+            "bench": {"size": 64, "rows": 220_000, "test_rows": 10_000},
+            "verifier": {},
+            "evaluation": {"steps": 50, "guidance": 1.5}}

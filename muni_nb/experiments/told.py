@@ -11,13 +11,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
-from .run import (
-    BENCHMARKS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, checked, named, run_of, settings, types_of)
+from muni_nb.experiments.run import (
+    BENCHMARKS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, checked, named, published, run_of, settings,
+    types_of)
 from ..gate import InputError, InputTypeError, brief, nearest, one_of, path_of, whole
 from ..nets.build import Sizes
 
@@ -133,12 +135,14 @@ def values_of(run: Run) -> dict:
     return found
 
 # %% ../../nbs/experiments/02_told.ipynb #9fbec0e2
-PRESETS = {"smoke": {"small": True}, "quick": {"quick": True}, "default": {}}    # of `settings`
+PRESETS = {   # makers of a run's arguments
+    "smoke": partial(settings, small=True), "quick": partial(settings, quick=True), "default": settings,
+    "published": published}
 
 
 def preset_values(name: str, benchmark: str = "quadrant_digits") -> dict:
     "What a preset says of a run, of the arguments of its benchmark those that this one takes."
-    shared = settings(**PRESETS[one_of(name, "preset", list(PRESETS))])
+    shared = PRESETS[one_of(name, "preset", list(PRESETS))]()
     run = Run("run", **shared)
     takes = arguments_of(named(benchmark, BENCHMARKS, "benchmark"))
     bench = {k: v for k, v in shared["bench"].items() if k in takes}
