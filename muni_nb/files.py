@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FULL', 'FORBIDDEN', 'LEFT', 'VERSION', 'BLANK', 'SEAL', 'TEXT_BYTES', 'FileError', 'NewerFile', 'CannotWrite',
-           'what_is_wrong', 'unreadable', 'spoken_bytes', 'cannot_write', 'held', 'clear_left', 'writing',
+           'what_is_wrong', 'unreadable', 'spoken_bytes', 'cannot_write', 'in_use', 'clear_left', 'writing',
            'write_whole', 'read_bytes', 'ready_to_write', 'digest_around', 'sealed', 'check_version', 'check_seal',
            'apart', 'write_tensors', 'read_tensors', 'as_values', 'value_digest', 'write_values', 'read_values',
            'naming', 'without_a_scheduler', 'write_dataset', 'seal_of', 'read_dataset', 'alone']
@@ -85,7 +85,7 @@ _NUMBERS = count()                          # so that none is used twice
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def in_use(path: Path) -> Iterator[None]:
     "Within it a file is there, made if missing, and known to be that of a process that lives."
     handle = None
     while fcntl and handle is None:
@@ -120,7 +120,7 @@ def writing(path: str | Path, need: int = 0) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if fcntl: clear_left(path.parent)
-        with held(temporary):
+        with in_use(temporary):
             try:
                 with open(temporary, "wb") as file:
                     yield file

@@ -17,7 +17,7 @@ import xarray as xr
 
 from muni_nb.experiments.records import same
 from muni_nb.experiments.run import RENAMED, Run, run_of
-from muni_nb.experiments.store import held, keep, read, read_result, studies
+from muni_nb.experiments.store import keep, kept_in, read, read_result, studies
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
 ALONE, TOLD = ["nothing"], ["nothing", "digit", "digit+quadrant"]
@@ -79,7 +79,7 @@ def alike(run: Run) -> str:
 def thin(records: Path) -> None:
     "Let every study keep what its notebook shows of what was drawn: SHOWN, and of several seeds the first."
     for study in studies(records):
-        kept = list(held(study).values())
+        kept = list(kept_in(study).values())
         runs = [run_of(json.loads(ds.attrs["config"]), cell) for cell, _, ds in kept]
         drawn: dict[str, int] = {}                         # the first seed that drew, of runs alike but for it
         for run, (_, seed, ds) in zip(runs, kept):

@@ -23,7 +23,7 @@ import seaborn as sns
 import xarray as xr
 
 from .run import Run, run_of
-from .store import OF_ONE_RUN, files_of, held, ours, read_result, side_by_side, studies
+from .store import OF_ONE_RUN, files_of, kept_in, ours, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .sweep import Cost, kind_of, rehearse_cost
 from .tables import compare, headline, over_seeds, within_run
@@ -70,7 +70,7 @@ def kept_at(place: str | Path) -> list[Kept]:
         cell, seed, _ = file.stem.rsplit("-", 2)
         found.append(Kept(cell, int(seed), stated(ds), ds))
     for file in studies(path):
-        found += [Kept(cell, seed, stated(ds), ds) for cell, seed, ds in held(file).values()]
+        found += [Kept(cell, seed, stated(ds), ds) for cell, seed, ds in kept_in(file).values()]
     return found
 
 # %% ../../nbs/experiments/07_results.ipynb #2d287b6b

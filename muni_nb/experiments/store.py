@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'NEW', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'check_whole', 'ours',
-           'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'held', 'keep', 'files_of',
+           'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in', 'keep', 'files_of',
            'find', 'read', 'result_in', 'check_comparable', 'side_by_side', 'gather']
 
 # %% ../../nbs/experiments/02_store.ipynb #bb844042
@@ -130,7 +130,7 @@ def recorded(path: Path, digest: str) -> xr.Dataset:
         return unpack(figures.isel(run=[i]).assign(pictures.isel(run=[j]).drop_vars("identity").variables), 0)
 
 # %% ../../nbs/experiments/02_store.ipynb #261262c1
-def held(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
+def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
     "All that a study's file holds, by digest: cell, seed and result."
     if not path.exists(): return {}
     figures = _figures(path, state_of(path))
@@ -154,7 +154,7 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
             raise ValueError(f"the result for {run.name} is of another run, {found} by its own config: give results in "
                              "the order of runs")
     if not runs: return
-    kept = ({} if anew else held(path)) | {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
+    kept = ({} if anew else kept_in(path)) | {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
     cells, seeds, whole = zip(*kept.values())
     packed = pack([ds.drop_encoding() for ds in whole])
     packed = packed.assign(identity=("run", list(kept)), cell=("run", list(cells)), seed=("run", list(seeds)))
