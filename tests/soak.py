@@ -142,7 +142,7 @@ def stormy(told: argparse.Namespace, folder: Path, log, mounted: bool) -> dict:
         found["sittings"] += 1
         assert found["sittings"] < 50, "the sweep does not come to an end"
         sitting = Sitting(told, folder, log)
-        last = time.perf_counter()                            # a cluster whose workers die at its birth is none
+        last, at_first = None, finished(folder)               # a cluster whose workers die at its birth is none
         while sitting.running():
             time.sleep(0.2)
             now, there = time.perf_counter(), finished(folder)
@@ -153,7 +153,8 @@ def stormy(told: argparse.Namespace, folder: Path, log, mounted: bool) -> dict:
                 found["sweep killed"] += 1
                 sitting.kill()
                 break
-            if now - last > told.every and (some := sitting.workers()):
+            if last is None and there > at_first: last = now
+            if last and now - last > told.every and (some := sitting.workers()):
                 with contextlib.suppress(psutil.NoSuchProcess): chance.choice(some).send_signal(signal.SIGKILL)
                 found["workers killed"] += 1
                 last = now

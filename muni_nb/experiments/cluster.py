@@ -126,14 +126,21 @@ def dask_distributed():
 
 
 def local_cluster(workers: int, resources: Mapping[str, int]):
-    "A scheduler on this machine and so many processes, each of which takes one run at a time."
+    """A scheduler on this machine and so many processes, each of which takes one run at a time.
+
+    WorkerDied if a process ends while it starts, and again when all are begun anew."""
     distributed = dask_distributed()
     from dask import config
 
-    with config.set(WORKERS):
-        return distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, resources=resources, memory_limit=0, dashboard_address=":0",
-            silence_logs=logging.CRITICAL, scheduler_kwargs={"allowed_failures": TRIES - 1})
+    for left in reversed(range(TRIES)):
+        with config.set(WORKERS):
+            try:
+                return distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, resources=resources, memory_limit=0,
+                    dashboard_address=":0", silence_logs=logging.CRITICAL,
+                    scheduler_kwargs={"allowed_failures": TRIES - 1})
+            except RuntimeError as error:
+                if not left: raise lost_worker("a worker of dask ended while it started") from error
 
 
 def check_scheduler(scheduler: Any) -> None:
