@@ -815,9 +815,9 @@ def test_of_two_sweeps_in_one_folder_one_is_killed(faulty, tmp_path):
 def test_the_table(capsys):
     "What was broken, where, how often, what was lost, what was said, how long a repeat took, and how it ended."
     with capsys.disabled():
-        print(f"\n{'broken':16}{'where':42}{'times':>6}{'lost':>6}{'s':>6}  {'same':5} said")
+        print(f"\n{'broken':20}{'where':46}{'times':>6}{'lost':>6}{'s':>6}  {'same':5} said")
         for (fault, where), row in TABLE.items():
             same = "yes" if row.same else "NO"
-            print(f"{fault:16}{where:42}{row.times:6}{row.lost:6}{row.seconds:6.1f}  {same:5} {row.said}")
+            print(f"{fault:20}{where:46}{row.times:6}{row.lost:6}{row.seconds:6.1f}  {same:5} {row.said}")
         print(f"{sum(row.times for row in TABLE.values())} faults")
     assert all(row.same for row in TABLE.values())
