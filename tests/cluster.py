@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+from dask import config
 from distributed import Client, LocalCluster
 
 from muni_nb.experiments.cluster import SchedulerLost, TRIES
@@ -118,6 +119,13 @@ def test_runs_of_a_killed_worker_are_made_elsewhere(tmp_path):
     assert any("begun again, its worker is lost" in line for line in said)
     sweep(runs, tmp_path / "near", workers=0, report=Told())
     assert same(runs, tmp_path / "far", tmp_path / "near")
+
+
+def test_workers_that_dask_gives_up_are_replaced(tmp_path):
+    runs, said = plane_runs(3, steps=400), Told(kill_a_worker)
+    with config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):        # before any is back
+        sweep(runs, tmp_path, workers=1, scheduler="local", report=said)
+    assert any("begun again, its worker is lost" in line for line in said)
 
 
 def test_a_run_that_kills_its_workers_is_given_up_and_one_that_fails_is_told(tmp_path, monkeypatch):

@@ -203,9 +203,8 @@ class Cluster(Executor):
 
     def __enter__(self) -> "Cluster":
         with ExitStack() as closing:
-            scheduler = self.scheduler
-            if self.local: scheduler = closing.enter_context(local_cluster(self.workers, self.resources))
-            self.client = client_of(scheduler, closing)
+            self.ours = closing.enter_context(local_cluster(self.workers, self.resources)) if self.local else None
+            self.client = client_of(self.ours or self.scheduler, closing)
             self.executor = self.client.get_executor(pure=False, resources=self.resources)
             closing.callback(self.executor.shutdown, wait=False)
             self.topic = f"muni_nb-{uuid4().hex}"
@@ -239,9 +238,21 @@ def look(self: Cluster) -> None:
     try: self.precision = self.submit(usable, self.device).result()
     except ModuleNotFoundError as error:
         raise InputError(f"workers of {address} lack {error.name}: install there what is installed here") from error
-    self.workers = len(self.client.nthreads())
+    if not self.local: self.workers = len(self.client.nthreads())
 
 # %% ../../nbs/experiments/04_cluster.ipynb #786434a3
+@patch
+def renew(self: Cluster) -> None:
+    """Replace the workers of a local cluster that are gone for good.
+
+    Dask gives up one that is not back in 15 seconds, which on a busy machine its imports take, or that dies on the
+    way: in the end none would be left, and a sweep would wait for ever."""
+    if not self.local: return
+    gone = [name for name, nanny in self.ours.workers.items() if nanny.status.name in ("failed", "closed")]
+    for name in gone: self.ours.workers.pop(name, None)
+    if len(self.ours.workers) < self.workers: self.ours.scale(self.workers)
+
+
 @patch
 def outcomes(self: Cluster, todo: Mapping[str, Run], folder: Path, tell: Callable[..., None]) -> Iterator[Outcome]:
     "The outcome of each run as it ends, its files in `folder`; meanwhile `tell` is told how far all are."
@@ -255,6 +266,7 @@ def outcomes(self: Cluster, todo: Mapping[str, Run], folder: Path, tell: Callabl
     waiting = {begin(name): name for name in todo}
     while waiting:
         ended, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+        self.renew()
         while not self.said.empty(): self.hear(self.said.get(), todo, tell)
         while ended:
             future = ended.pop()
