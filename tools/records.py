@@ -30,7 +30,7 @@ SHOWN = {
     "one_to_many": {"*": ["digit", "quadrant"]},
     "five_views": {"MUNI": ALONE} | {f"five_views_{name}": ALONE for name in FIVE},
     "efficiency": {},
-    "budget": dict.fromkeys(["MUNI_160", "MLD_160", "MMVAE_10", "MoPoE_10"], ALONE),
+    "budget": {"*": ALONE},
     "scenes": {"d245179e": ALONE},
     "image_text_audio": {"MUNI": ALONE}}
 
