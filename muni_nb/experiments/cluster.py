@@ -248,7 +248,8 @@ def renew(self: Cluster) -> None:
     Dask gives up one that is not back in 15 seconds, which on a busy machine its imports take, or that dies on the
     way: in the end none would be left, and a sweep would wait for ever."""
     if not self.local: return
-    gone = [name for name, nanny in self.ours.workers.items() if nanny.status.name in ("failed", "closed")]
+    now = list(self.ours.workers.items())              # dask's own thread may change them
+    gone = [name for name, nanny in now if nanny.status.name in ("failed", "closed")]
     for name in gone: self.ours.workers.pop(name, None)
     if len(self.ours.workers) < self.workers: self.ours.scale(self.workers)
 

@@ -132,11 +132,14 @@ def together(seconds: Sequence[float], workers: int) -> float:
 
 
 def that_end(costs: Mapping[str, Cost], workers: int, seconds: float) -> dict[str, Cost]:
-    "The jobs that, in their order, all end within `seconds` side by side; what is too long is passed over."
+    "The jobs that, begun in their order, end within `seconds` side by side; what is too long is passed over."
     chosen: dict[str, Cost] = {}
+    free = [0.0] * max(1, workers)                                    # when each worker is free
     for name, cost in costs.items():
-        so_far = [each.all for each in chosen.values()]
-        if together([*so_far, cost.all], workers) <= seconds: chosen[name] = cost
+        end = free[0] + cost.all
+        if end > seconds: continue
+        heapq.heapreplace(free, end)
+        chosen[name] = cost
     return chosen
 
 

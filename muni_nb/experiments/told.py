@@ -17,9 +17,9 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from muni_nb.experiments.run import (
-    BENCHMARKS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, checked, named, published, run_of, settings,
-    types_of)
+from .run import (
+    BENCHMARKS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, checked, named, run_of, types_of)
+from .run import published, settings
 from ..gate import InputError, InputTypeError, brief, nearest, one_of, path_of, whole
 from ..nets.build import Sizes
 
