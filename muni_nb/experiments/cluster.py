@@ -203,7 +203,8 @@ class Cluster(Executor):
 
     def __enter__(self) -> "Cluster":
         with ExitStack() as closing:
-            self.ours = closing.enter_context(local_cluster(self.workers, self.resources)) if self.local else None
+            self.ours = None
+            if self.local: self.ours = closing.enter_context(local_cluster(self.workers, self.resources))
             self.client = client_of(self.ours or self.scheduler, closing)
             self.executor = self.client.get_executor(pure=False, resources=self.resources)
             closing.callback(self.executor.shutdown, wait=False)
