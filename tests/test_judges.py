@@ -2,6 +2,8 @@
 import hashlib
 import json
 import math
+import os
+from functools import partial
 from itertools import combinations, permutations
 
 import numpy as np
@@ -18,11 +20,12 @@ from muni_nb.evaluation.known import KnownJudge, KnownModel, known_benchmark
 from muni_nb.evaluation.minimality import leakage
 from muni_nb.evaluation.report import evaluate
 from muni_nb.data.digits import quadrant_digits
-from muni_nb.data.five_views import five_views
+from muni_nb.data.five_views import five_views, mnist_five_views
+from muni_nb.data.mnist import mnist_quadrant_digits
 from muni_nb.data.scenes import scenes
 from muni_nb.evaluation import alignment, verifier
 from muni_nb.evaluation.alignment import towers_for
-from muni_nb.evaluation.verifier import SHIPPED, exact_readers, judge_for, read_judge
+from muni_nb.evaluation.verifier import SHIPPED, exact_readers, judge_for, read_judge, verifier_error
 from muni_nb.latent.gaussian import Posterior
 from muni_nb.training.checkpoint import read_state
 
@@ -136,3 +139,13 @@ def test_default_benchmarks_wait_for_no_judge(monkeypatch):
                 right = shown[attribute] == bench.test.attributes[attribute]
                 assert right.float().mean() > 0.9, (bench.name, name, attribute)
     towers_for(scenes(**few), None)
+
+
+@pytest.mark.skipif(not os.environ.get("MUNI_NB_MNIST"), reason="MUNI_NB_MNIST names no folder with MNIST")
+@pytest.mark.parametrize("made", [partial(mnist_quadrant_digits, size=32), mnist_five_views])
+def test_judges_of_mnist_come_with_the_package_and_read_handwriting_that_they_have_not_seen(made, monkeypatch):
+    def never(*arguments, **named): raise AssertionError("a judge is trained")
+    monkeypatch.setattr(verifier, "train_verifier", never)
+    bench = made(rows=40, test_rows=400)
+    read = verifier_error(judge_for(bench, None), bench, bench.test)
+    assert read.verifier_accuracy.min() > 0.98        # what they read of 10,000 rows: evaluation.verifier
