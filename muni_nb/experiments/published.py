@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CONTROLLED', 'RERUN', 'FIVE_VIEWS', 'ONE_TO_ONE_FIDELITY', 'ONE_TO_ONE', 'MANY_TO_ONE', 'TOGETHER',
            'PAIRS_MANY_TO_ONE', 'PAIRS_NOTHING', 'COMPONENTS', 'IMAGE_TEXT_AUDIO', 'TRAINED', 'PREDICTIONS', 'SAID',
-           'UNSUPPORTED', 'READ_AGAINST', 'PUBLISHED_SCORERS', 'same_order', 'task_table', 'unlike_print', 'in_print',
-           'beside', 'with_conditions']
+           'COUNTED', 'UNSUPPORTED', 'READ_AGAINST', 'PUBLISHED_SCORERS', 'same_order', 'order_in_words',
+           'mean_in_words', 'beside_print', 'task_table', 'unlike_print', 'in_print', 'beside', 'with_conditions']
 
 # %% ../../nbs/experiments/03_published.ipynb #91d1b86b
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ import xarray as xr
 from ..evaluation.declare import check_names
 from ..evaluation.published_scores import task_figures
 from ..evaluation.tasks import TASKS
-from .tables import check_figures, differences, markdown, over_seeds, verdict_of
+from .tables import check_figures, differences, headline, markdown, over_seeds, verdict_of
 
 # %% ../../nbs/experiments/03_published.ipynb #3c88aa3c
 def _table(source: str, conditions: str, columns: list[str], rows: dict[str, list[float]]) -> pd.DataFrame:
@@ -226,6 +226,48 @@ def same_order(ds: xr.Dataset, published: pd.DataFrame, apart: float = 0.02) -> 
             rows.append([metric, f"{other} - {base}", theirs, *measured, said])
     columns = ["metric", "pair", "published", "ours", "low", "high", "seeds", "verdict"]
     return pd.DataFrame(rows, columns=columns)
+
+# %% ../../nbs/experiments/03_published.ipynb #142aaae8
+COUNTED = {
+    "agrees": "agree", "disagrees": "disagree", "open": "are open",
+    "needs three seeds": "need more seeds", "equal in print": "are equal in print"}
+
+
+def order_in_words(order: pd.DataFrame) -> str:
+    "`same_order` counted by metric, as markdown; what goes against print is named."
+    lines = []
+    for metric, part in order.groupby("metric", sort=False):
+        count = part.verdict.value_counts()
+        said = ", ".join(f"{count.get(verdict, 0)} {words}" for verdict, words in COUNTED.items())
+        line = f"- **{metric}**: of {len(part)} pairs {said}."
+        for pair in part[part.verdict == "disagrees"].itertuples():
+            interval = f"[{pair.low:+.3f}, {pair.high:+.3f}]"
+            line += f" Against print: {pair.pair} {pair.ours:+.3f} {interval}, printed {pair.published:+.3f}."
+        lines.append(line)
+    return "\n".join(lines) or "Nothing to compare."
+
+# %% ../../nbs/experiments/03_published.ipynb #54d9207b
+def mean_in_words(value: xr.DataArray) -> str:
+    "The mean over the seeds that have a value; with its deviation where there are several, and their number."
+    held = value.dropna("seed")
+    if not held.size: return ""
+    spread = f" ± {float(held.std(ddof=1)):.3f}" if held.size > 1 else ""
+    return f"{float(held.mean()):.3f}{spread} (n = {held.size})"
+
+
+def beside_print(ds: xr.Dataset, published: pd.DataFrame) -> pd.DataFrame:
+    """Ours and the published figures, of the methods that both have, by metric.
+
+    Methods are the cells of `ds` under their published names. ValueError if ours has none of the figures."""
+    check_figures(published.columns, ds)
+    value = headline(ds, metrics=list(published.columns))["value"]
+    names = [name for name in published.index if name in ds.cell]
+    ours = {}
+    for metric in map(str, value.metric.values):
+        ours[metric] = [mean_in_words(value.sel(metric=metric, cell=name)) for name in names]
+    printed = published.loc[names, list(ours)].map("{:.4f}".format)
+    both = pd.concat({"ours": pd.DataFrame(ours, index=names), "published": printed}, axis=1)
+    return both.swaplevel(axis=1).sort_index(axis=1, level=0, sort_remaining=False)
 
 # %% ../../nbs/experiments/03_published.ipynb #33abbd7f
 UNSUPPORTED = "unsupported"
