@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muni_nb.data.digits import quadrant_digits
-from muni_nb.models.muni import MUNI, Routes
+from muni_nb.gate import InputError
+from muni_nb.models.conditional import ConditionalMUNI
+from muni_nb.models.muni import MUNI, PEERS, Routes
 from muni_nb.nets.build import Sizes
 from muni_nb.training.checkpoint import read_state
 from muni_nb.evaluation.report import evaluate
@@ -113,3 +115,54 @@ def test_what_was_computed_in_is_said_and_the_machine_decides_it(bench, monkeypa
     with pytest.warns(UserWarning, match="without bfloat16 instructions.*times as long"):
         curves = fit(model(bench), bench, precision="bfloat16", **ARGUMENTS | {"steps": 2})
     assert curves.attrs["training_precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimiser": "muon"}, {"precision": "float32", "lr_scales": False}])
+@pytest.mark.parametrize("routes", [Routes(), PEERS["MoPoE"]], ids=["MUNI", "MoPoE"])
+def test_captured_training_is_plain_training_bit_for_bit(bench, routes, changes, tmp_path):
+    def trained(**how):
+        torch.manual_seed(0)
+        network = MUNI(bench.specs, routes=routes, sizes=Sizes.tiny())
+        log = fit(network, bench, **{**ARGUMENTS, "steps": 12, **changes, **how})
+        return network, log.term_value
+
+    plain, said = trained()
+    captured, same = trained(captured=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), captured.state_dict().values()))
+    assert said.equals(same)
+
+    class Killed(Exception): pass
+
+    def kill(step, values):
+        if step == 7: raise Killed
+
+    tracker = type("Stops", (), {"started": lambda *_: None, "finished": lambda *_, **__: None,
+                                 "terms": staticmethod(kill)})()
+    with pytest.raises(Killed): trained(captured=True, folder=tmp_path, tracker=tracker)
+    resumed, _ = trained(folder=tmp_path, captured=True)      # records anew
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), resumed.state_dict().values()))
+
+
+def test_training_that_cannot_be_captured_is_refused_before_its_first_step(bench):
+    lacking = quadrant_digits(16, rows=200, test_rows=20, availability="published")
+    staged = ConditionalMUNI(bench.specs, sizes=Sizes.tiny())
+    shown = MUNI(bench.specs, routes=PEERS["MVAE"], sizes=Sizes.tiny())
+    for network, rows, said in (
+        (model(lacking), lacking, "captured training takes complete rows"),
+        (staged, bench, "cannot be recorded, it waits for the device in aten::_local_scalar_dense"),
+        (shown, bench, "cannot be recorded, it waits for the device in aten::nonzero"),
+    ):
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        with pytest.raises(InputError, match=said): fit(network, rows, captured=True, **ARGUMENTS)
+        assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    with pytest.raises(InputError, match="as one part, not as 2"):
+        fit(model(bench), bench, captured=True, parts=2, **ARGUMENTS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card: a recorded step was not replayed")
+def test_a_recorded_step_is_a_plain_one_on_a_card(bench):
+    logs = []
+    for captured in (False, True):
+        network = model(bench)
+        logs.append(fit(network, bench, device="cuda", captured=captured, precision="float32", **ARGUMENTS).term_value)
+    assert abs(logs[0] / logs[1] - 1).max() < 1e-3

@@ -8,6 +8,7 @@ __all__ = ['POOLINGS', 'Posterior', 'kl_normal', 'pool']
 # %% ../../nbs/latent/00_gaussian.ipynb #81482211
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -88,8 +89,13 @@ def _moe(mean: Tensor, logvar: Tensor, mask: Tensor) -> Posterior:
     return Posterior(_uniform(mask, mean.dtype), mean, logvar)
 
 
+@lru_cache(maxsize=16)
+def _subsets_on(device: torch.device, modalities: int) -> Tensor:
+    return all_subsets(modalities).to(device)
+
+
 def _mopoe(mean: Tensor, logvar: Tensor, mask: Tensor) -> Posterior:
-    subsets = all_subsets(mask.shape[1]).to(mask.device)
+    subsets = _subsets_on(mask.device, mask.shape[1])
     present = (subsets <= mask[:, None]).all(2)
     members = subsets.expand(len(mask), -1, -1)
     return Posterior(_uniform(present, mean.dtype), *_product(mean, logvar, members))

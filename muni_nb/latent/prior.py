@@ -124,7 +124,7 @@ class FlowPrior(nn.Module):
 
     def floored(self, posterior: Posterior) -> Posterior:
         "What decoders and probes read: the posterior with the floor's variance added to every component."
-        floor = posterior.logvar.new_tensor(-self.max_logsnr)
+        floor = posterior.logvar.new_full((), -self.max_logsnr)
         return Posterior(posterior.logw, posterior.mean, torch.logaddexp(posterior.logvar, floor))
 
     def rate(self, posterior: Posterior, draws: int = 1, pick: Tensor | None = None) -> Tensor:

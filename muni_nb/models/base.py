@@ -21,7 +21,7 @@ from ..gate import (
     InputError, InputTypeError, brief, check_fields, mask_of, nearest, number, one_of, path_of, place, several_of,
     tensor_of, typed, whole)
 from ..latent.flow import SOLVERS
-from ..latent.subsets import pick_one
+from ..latent.subsets import on_device, pick_one, rows_where
 from ..nets.build import KINDS, Sizes, decoder_for, decoder_groups, named_specs
 from ..nets.decoders import OPTIONS, FlowDecoder
 
@@ -188,11 +188,14 @@ class Part(nn.Module):
         return self.decoder.sample(z[:, self.index], member, **options)
 
 # %% ../../nbs/models/00_base.ipynb #a1e1e9fa
-def ramped(progress: float, fraction: float) -> float:
-    """What a weight that rises over the first `fraction` of training is multiplied by.
+def ramped(weight: float, progress: float | Tensor, fraction: float) -> float | Tensor:
+    """A weight that rises from 0 over the first `fraction` of training, if that is not 0.
 
-    At this `progress` (0 to 1) of training: from 0 to 1, and 1 throughout if `fraction` is 0."""
-    return min(1.0, progress / fraction) if fraction else 1.0
+    At this `progress` of it, 0 to 1: a float, or a float64 scalar on a device (see `training.captured`), of which
+    the weight is a float32 one."""
+    if not fraction: return weight
+    if isinstance(progress, Tensor): return ((progress / fraction).clamp(max=1.0) * weight).float()
+    return min(1.0, progress / fraction) * weight
 
 # %% ../../nbs/models/00_base.ipynb #1a11860e
 @patch
@@ -210,10 +213,10 @@ def decoder_terms(
     targets = available if targets is None else targets
     terms = {}
     for group, members in self.groups.items():
-        columns = torch.tensor([self.names.index(k) for k in members], device=available.device)
+        columns = on_device(tuple(self.names.index(k) for k in members), available.device)
         group_available = available[:, columns]
         group_targets = targets[:, columns]
-        rows = group_targets.any(1).nonzero()[:, 0]
+        rows = rows_where(group_targets.any(1), every=targets is available)
         if not len(rows): continue
         member = pick_one(group_targets[rows])
         values = torch.stack([batch[k][rows] for k in members])

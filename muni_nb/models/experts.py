@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data.spec import Spec
 from ..gate import InputError, several_of, typed, whole
 from ..latent.gaussian import Posterior, pool
+from ..latent.subsets import rows_where
 from .base import LatentModel, Latents, draws_of
 from ..nets.build import Sizes, encoder_for
 
@@ -73,11 +74,12 @@ def encode(self: ExpertModel, values: Mapping[str, Tensor], available: Tensor) -
     Zero where `available` [B, M] is False."""
     experts = []
     for m, name in enumerate(self.names):
-        rows = available[:, m]
-        table = torch.zeros(2, len(rows), self.sizes.latent, device=rows.device)
-        if rows.any():
+        there = available[:, m]
+        rows = rows_where(there)
+        table = torch.zeros(2, len(there), self.sizes.latent, device=there.device)
+        if len(rows):
             expert = torch.stack(self.encoders[name](values[name][rows]))
-            table = table.masked_scatter(rows[:, None], expert)
+            table = table.masked_scatter(there[:, None], expert)
         experts.append(table)
     mean, logvar = torch.stack(experts, dim=2)
     return mean, logvar

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from ..data.spec import Spec
 from ..gate import InputError, check_fields, number, one_of, typed
 from ..latent.gaussian import POOLINGS, Posterior, pool
 from ..latent.contrast import info_nce
-from ..latent.subsets import SUBSETS, check_number, crossed, halves
+from ..latent.subsets import SUBSETS, check_number, crossed, halves, marked, rows_where
 from .base import Latents, ramped
 from .experts import ExpertModel
 from ..nets.build import Sizes, prior_for
@@ -127,7 +126,7 @@ def latent(
 ) -> Tensor:          # [B, D]
     "A draw z of the pooled experts of `subset`, for the decoding of modality `target`."
     if self.routes.detach:
-        own = F.one_hot(target, len(self.names)).bool()[:, :, None]
+        own = marked(target, len(self.names))[:, :, None]
         mean = torch.where(own, mean.detach(), mean)
         logvar = torch.where(own, logvar.detach(), logvar)
     posterior = self.prior.floored(pool(mean, logvar, subset, self.routes.pooling))
@@ -161,7 +160,7 @@ def loss(
 
     # the prior's route: what the latent costs
     routed = self.prior_terms(mean, logvar, available)
-    weight = ramped(progress, self.routes.rate_ramp) * self.routes.rate_weight
+    weight = ramped(self.routes.rate_weight, progress, self.routes.rate_ramp)
     whole = explained + weight * routed["rate"] + routed["prior"]
 
     if not self.routes.contrast: return {**drawn, **routed, "loss": whole}
@@ -176,13 +175,13 @@ def prior_terms(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor) -> 
     `rate`: nats (ELBO-weighted, of the posteriors on the prior's subsets);
     `prior`: the flow-matching loss on their detached draws."""
     subset = SUBSETS[self.routes.prior_subsets](available)
-    rows = subset.any(1)
-    if not rows.any(): return {"rate": mean.new_zeros(()), "prior": mean.new_zeros(())}
+    rows = rows_where(subset.any(1))
+    if not len(rows): return {"rate": mean.new_zeros(()), "prior": mean.new_zeros(())}
     posterior = pool(mean[rows], logvar[rows], subset[rows], self.routes.pooling)
     if not self.routes.prior_gradient:
         posterior = Posterior(*(part.detach() for part in vars(posterior).values()))
     noise = torch.randn_like(mean[rows, 0])
-    pick = torch.rand(int(rows.sum()), device=rows.device)
+    pick = torch.rand(len(rows), device=rows.device)
     draw = posterior.sample(noise, pick).detach()
     return {"rate": self.prior.rate(posterior).mean(), "prior": self.prior.loss(draw, draws=2).mean()}
 
@@ -193,8 +192,8 @@ def alignment(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor, tempe
 
     Of rows with two or more modalities; 0 if there is none. Stated for MUNITE (with temperature 0.1), not for MUNI."""
     one, rest = halves(available)
-    rows = rest.any(1)
-    if not rows.any(): return mean.new_zeros(())
+    rows = rows_where(rest.any(1))
+    if not len(rows): return mean.new_zeros(())
     sides = [pool(mean[rows], logvar[rows], half[rows], self.routes.pooling) for half in (one, rest)]
     means = [(side.logw.exp()[:, :, None] * side.mean).sum(1) for side in sides]
     return info_nce(*means, temperature)

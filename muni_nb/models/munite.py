@@ -21,7 +21,7 @@ from ..data.spec import Rows, Spec
 from ..gate import InputError, number, typed, whole
 from ..latent.flow import SOLVERS, path, solver_times, uniform_time
 from ..latent.contrast import info_nce
-from ..latent.subsets import crossed, halves, ladder, size_uniform
+from ..latent.subsets import crossed, halves, ladder, marked, size_uniform
 from .base import LatentModel, Latents, draws_of, ramped
 from ..nets.blocks import time_features, zero_init
 from ..nets.build import KINDS, Sizes
@@ -319,7 +319,7 @@ def terms(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor) -> dict[
     shown = size_uniform(available)
 
     def latent(rows: Tensor, target: Tensor) -> Tensor:
-        own = F.one_hot(target, len(self.names)).bool() if self.options["detach"] else None
+        own = marked(target, len(self.names)) if self.options["detach"] else None
         seen = streams if len(rows) == len(available) else streams.rows(rows)
         subset = crossed(available[rows], shown[rows], target, self.options["crossed"], least=0)
         start = torch.zeros(len(rows), 1, device=rows.device)
@@ -359,7 +359,7 @@ def loss(
     plain_attention = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
     with plain_attention: terms = self.terms(batch, available)
     weights = {
-        "distillation": ramped(progress, self.options["ramp"]) * self.options["distillation"],
+        "distillation": ramped(self.options["distillation"], progress, self.options["ramp"]),
         "contrastive": self.options["contrastive"],
     }
     drawn = {k: v for k, v in terms.items() if k not in weights}

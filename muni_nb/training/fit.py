@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from ..gate import (
     InputError, InputTypeError, brief, check_fields, device_of, flag, nearest, number, one_of, place, whole)
 from ..nets.build import KINDS
 from ..nets.precision import PRECISIONS, autocast, precision_in_force
+from .captured import CapturedLoss, check_complete
 from .checkpoint import pack, read_state, unpack, write_state
 from .muon import Muon, matrices
 from .progress import progress_bar
@@ -195,13 +197,16 @@ def gradients(
     step: int,
     device: str,
     part: int,        # of the step's batch
+    captured: CapturedLoss | None = None,
 ) -> dict[str, Tensor]:
     "Add a part's share of a step's gradients to those of the weights; its terms of the loss."
-    seed_step(recipe.seed, step, *([part] if recipe.parts > 1 else []))
+    seed = partial(seed_step, recipe.seed, step, *([part] if recipe.parts > 1 else []))
+    seed()
     batch, available = batch_at(bench.train, bench.specs, step, recipe.batch_size, recipe.seed, device,
                                 recipe.by_pattern, part, recipe.parts)
-    with autocast(recipe.precision, device):
-        terms = model.loss(batch, available, progress=step / recipe.steps)
+    progress = step / recipe.steps
+    if captured: return captured(batch, available, progress, seed)
+    with autocast(recipe.precision, device): terms = model.loss(batch, available, progress=progress)
     share = terms["loss"] / recipe.parts
     if share.requires_grad: share.backward()      # a batch may hold nothing to learn from
     return {k: v.detach() for k, v in terms.items()}
@@ -215,11 +220,13 @@ def train_step(
     step: int,
     device: str,
     world: World = World(),
+    captured: CapturedLoss | None = None,
 ) -> dict[str, Tensor]:
     "One update, a function of the weights and (seed, step); the terms of the loss, means over parts."
     optimiser.zero_grad(set_to_none=True)
     with room_for(step, recipe, device):
-        of_parts = [gradients(model, bench, recipe, step, device, part) for part in world.share(recipe.parts)]
+        mine = world.share(recipe.parts)
+        of_parts = [gradients(model, bench, recipe, step, device, part, captured) for part in mine]
     terms = world.means(of_parts)
     world.sum_gradients([p for group in optimiser.param_groups for p in group["params"]])
     if not terms["loss"].isfinite():
@@ -238,7 +245,7 @@ def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     if not isinstance(recipe, Recipe | None):
         raise InputTypeError(f"recipe must be Recipe(...), got {brief(recipe)}")
     known = [field.name for field in fields(Recipe)]
-    others = ["folder", "device", "save_every", "log_every", "progress", "tracker", "recipe"]
+    others = ["folder", "device", "save_every", "log_every", "progress", "tracker", "captured", "recipe"]
     for name in changes:
         if name not in known: raise InputTypeError(f"fit takes no {name!r}{nearest(name, known + others)}")
     return replace(recipe or Recipe(), **changes)
@@ -286,6 +293,7 @@ def fit(
     log_every: int = 20,                 # steps from one point of the curves to the next
     progress: bool = True,               # show how far it is
     tracker: Tracker | None = None,      # told the curves as they grow, see training.trackers
+    captured: bool = False,              # record a step and replay it: for a card, see training.captured
     recipe: Recipe | None = None,
     **changes,                           # fields of `Recipe`: steps, seed, lr, ...
 ) -> xr.Dataset:
@@ -300,6 +308,7 @@ def fit(
     whole(save_every, "save_every", least=1)
     whole(log_every, "log_every", least=1)
     flag(progress, "progress")
+    flag(captured, "captured")
     if not isinstance(tracker, Tracker | None):
         raise InputTypeError(f"tracker must have the methods of training.trackers.Tracker, got {brief(tracker)}")
     world, device = world_of(device_of(device))
@@ -310,6 +319,8 @@ def fit(
         raise InputTypeError(f"model must be a torch module, got {brief(model)}")
     if hasattr(model, "specs"): bench = bench.arranged(model.specs)      # masks in the model's order
     if hasattr(model, "check_weights"): model.check_weights()
+    if captured: check_complete(bench, recipe.parts)
+    recorded = CapturedLoss(model, partial(autocast, recipe.precision, device)) if captured else None
     path = None if folder is None else place(folder) / "checkpoint.safetensors"
     who = {} if path is None and tracker is None else identity(model, bench, recipe)
     model.to(device, memory_format=torch.channels_last)
@@ -331,7 +342,7 @@ def fit(
     bar = progress_bar("training", recipe.steps, initial=start, shown=progress)
     with torch.random.fork_rng(), bar, tracking(tracker, who) as tell:
         for step in range(start, recipe.steps):
-            terms = train_step(model, optimiser, bench, recipe, step, device, world)
+            terms = train_step(model, optimiser, bench, recipe, step, device, world, recorded)
             ema.update_parameters(model)
             if (done := step + 1) % log_every == 0 or done == recipe.steps:
                 curve.append({"step": done, **{k: v.item() for k, v in terms.items()}})

@@ -72,7 +72,7 @@ class ClassicalVAE(ExpertModel):
 
     def beta_at(self, progress: float) -> float:
         "The weight of the KL divergence after a fraction `progress` of training."
-        return self.beta * ramped(progress, self.warmup)
+        return ramped(self.beta, progress, self.warmup)
 
 # %% ../../../nbs/models/classical/00_base.ipynb #b657f76c
 @patch
