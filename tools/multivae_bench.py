@@ -88,18 +88,6 @@ SMALL = Sizes(latent=LATENT, image_encoder=(16, 32, 64), image_mean=(48, 32, 16)
 SIZES = {"small": SMALL, "default": Sizes(latent=LATENT)}
 COMMON = {"scale": SCALE, "beta": 1.0, "warmup": 0.0}
 
-class EqualShares(MoPoE):
-    "MoPoE whose batch is shared out among the subsets in equal numbers, as MultiVae's is; at beta 1."
-
-    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        posterior = self.trained(*self.encode(batch, available), available)
-        rows = len(posterior)
-        pick = (torch.randperm(rows) + torch.rand(rows)) / rows
-        z = posterior.sample(torch.randn(rows, LATENT), pick.clamp(max=1 - 1e-6))
-        nats = self.nll(z, batch, available)
-        return {"loss": (sum(nats.values()) + self.prior.rate(posterior)).mean()}
-
-
 # {name: (our model and its options, their model, its configuration and options)}
 METHODS = {
     "MVAE": (MVAE, {"subsets": 0}, theirs.MVAE, theirs.MVAEConfig, {"k": 0, "warmup": 0}),
@@ -108,7 +96,7 @@ METHODS = {
     "MMVAE": (MMVAE, {"stratified": True}, theirs.MMVAE, theirs.MMVAEConfig,
               {"K": 1, "prior_and_posterior_dist": "normal", "learn_prior": False}),
     "MMVAE, one expert": (MMVAE, {}, None, None, {}),
-    "MoPoE, equal shares": (EqualShares, {}, None, None, {}),
+    "MoPoE, equal shares": (MoPoE, {"equal_shares": True}, None, None, {}),
 }
 
 

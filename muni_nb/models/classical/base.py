@@ -27,6 +27,7 @@ class ClassicalVAE(ExpertModel):
 
     The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
     pixels."""
+    equal_shares = False    # see `one_draw`
 
     @typed
     def __init__(
@@ -111,10 +112,14 @@ def terms(
     return {**means, "rate": mean, "loss": loss}
 
 # %% ../../../nbs/models/classical/00_base.ipynb #1772f730
-def one_draw(posterior: Posterior) -> Tensor:
-    "A latent [B, D] from each row's posterior, reparameterised."
+def one_draw(posterior: Posterior, equal_shares: bool = False) -> Tensor:
+    """A latent [B, D] from each row's posterior, reparameterised.
+
+    With `equal_shares` the components of a mixture are dealt out to the rows in equal numbers, or one more."""
     noise = torch.randn_like(posterior.mean[:, 0])
-    pick = torch.rand(len(posterior), device=posterior.mean.device)
+    rows = len(posterior)
+    pick = torch.rand(rows, device=noise.device)
+    if equal_shares: pick = ((torch.randperm(rows, device=noise.device) + pick) / rows).clamp(max=1 - 1e-6)
     return posterior.sample(noise, pick)
 
 
@@ -133,7 +138,7 @@ def loss(
 ) -> dict[str, Tensor]:
     "Nats, means over rows: see `terms`."
     posterior = self.trained(*self.encode(batch, available), available)
-    nats = self.nll(one_draw(posterior), batch, available)
+    nats = self.nll(one_draw(posterior, self.equal_shares), batch, available)
     rate = self.prior.rate(posterior)
     explained = self.weigh(nats, self.label_weight)
     return self.terms(nats, available, rate, (explained + self.beta_at(progress) * rate).mean())

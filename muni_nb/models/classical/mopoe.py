@@ -7,15 +7,19 @@ __all__ = ['LISTED', 'SOME', 'MoPoE']
 
 # %% ../../../nbs/models/classical/03_mopoe.ipynb #a7d4f291
 import math
+from collections.abc import Mapping
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 
+from ...data.spec import Spec
+from ...gate import typed
 from ...latent.gaussian import Posterior, pool
 from ...latent.subsets import any_subset
 from .base import ClassicalVAE
 from ..experts import Experts
+from ...nets.build import Sizes
 
 # %% ../../../nbs/models/classical/03_mopoe.ipynb #400a0d4f
 LISTED = 6   # modalities of which a step holds all subsets, 63
@@ -23,8 +27,23 @@ SOME = 31    # components of a row's mixture that are drawn where there are more
 
 
 class MoPoE(ClassicalVAE):
-    "Mixture of products of experts, Sutter et al. 2021; options as `ClassicalVAE`."
+    "Mixture of products of experts, Sutter et al. 2021; other options as `ClassicalVAE`."
     pooling = "mopoe"
+
+    @typed
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        sizes: Sizes = Sizes(),
+        *,
+        equal_shares: bool = False,   # components are dealt out to a batch in equal numbers, not drawn by each row
+        **options,
+    ):
+        super().__init__(specs, sizes, **options)
+        self.equal_shares = equal_shares
+
+    def arguments(self) -> dict:
+        return {**super().arguments(), "equal_shares": self.equal_shares}
 
     def trained(self, mean: Tensor, logvar: Tensor, available: Tensor) -> Posterior:
         """The mixture over all subsets of what each row has.
