@@ -89,7 +89,7 @@ def _moe(mean: Tensor, logvar: Tensor, mask: Tensor) -> Posterior:
     return Posterior(_uniform(mask, mean.dtype), mean, logvar)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=None)     # a recorded step reads it for as long as it is replayed
 def _subsets_on(device: torch.device, modalities: int) -> Tensor:
     return all_subsets(modalities).to(device)
 

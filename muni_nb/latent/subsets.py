@@ -64,11 +64,11 @@ def marked(
     column: Tensor,  # int64 [B]
     columns: int,    # M, how many there are
 ) -> Tensor:         # bool [B, M]
-    "Where a row's column is; torch's `one_hot` asks the device whether there are so many."
+    "Where a row's column is, without asking whether there are so many, as torch's `one_hot` does on a CPU."
     return column[:, None] == torch.arange(columns, device=column.device)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=None)     # a recorded step reads it for as long as it is replayed
 def on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
     "Numbers as a tensor int64 [N], that is brought to a device once."
     return torch.tensor(values, device=device)

@@ -74,12 +74,11 @@ def encode(self: ExpertModel, values: Mapping[str, Tensor], available: Tensor) -
     Zero where `available` [B, M] is False."""
     experts = []
     for m, name in enumerate(self.names):
-        there = available[:, m]
-        rows = rows_where(there)
-        table = torch.zeros(2, len(there), self.sizes.latent, device=there.device)
+        rows = rows_where(available[:, m])
+        table = torch.zeros(2, len(available), self.sizes.latent, device=available.device)
         if len(rows):
             expert = torch.stack(self.encoders[name](values[name][rows]))
-            table = table.masked_scatter(there[:, None], expert)
+            table = table.index_copy(1, rows, expert)
         experts.append(table)
     mean, logvar = torch.stack(experts, dim=2)
     return mean, logvar
