@@ -31,6 +31,7 @@ SHOWN = {
     "five_views": {"MUNI": ALONE} | {f"five_views_{name}": ALONE for name in FIVE},
     "efficiency": {},
     "budget": {"*": ALONE},
+    "handwriting": {"*": ["nothing", "digit+quadrant"]},
     "scenes": {"d245179e": ALONE},
     "image_text_audio": {"MUNI": ALONE}}
 
