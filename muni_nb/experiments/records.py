@@ -53,14 +53,16 @@ def stacked(
     "One variable of all datasets, along `run` and every dimension that it has in any of them."
     having = [ds.variables[name] for ds in datasets if name in ds.variables]
     kinds = {"text" if v.dtype.kind in "UO" else v.dtype.str for v in having}
-    if len(kinds) > 1:
+    pictures = kinds == {"|u1", "<f4"}      # bytes, or floats where some were not drawn
+    if len(kinds) > 1 and not pictures:
         either = " in one dataset and ".join(sorted(kinds))
         raise ValueError(f"{name!r} is {either} in another: they cannot be packed together")
     words = "text" in kinds
     dims = list(dict.fromkeys(dim for v in sorted(having, key=lambda v: -v.ndim) for dim in v.dims))
-    empty = "" if words else np.nan if having[0].dtype.kind == "f" else 0
+    kind = np.dtype(object if words else "<f4" if pictures else having[0].dtype)
+    empty = "" if words else np.nan if kind.kind == "f" else 0
     shape = [len(datasets), *(sizes[dim] for dim in dims)]
-    values = np.full(shape, empty, dtype=object if words else having[0].dtype)
+    values = np.full(shape, empty, dtype=kind)
     for i, (ds, where) in enumerate(zip(datasets, at)):
         if name not in ds.variables: continue
         one = ds.variables[name]
