@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 import xarray as xr
 
+from .figures import legend_below
 from .results import missing
 from .run import Run
 from .study import Study
@@ -81,9 +82,10 @@ def against_operations(
     "A panel a figure: lines are means over seeds, small marks the seeds; dashed, what real rows reach."
     h = headline(ds, metrics=list(panels))
     frame = by_method(h["value"].to_dataframe().reset_index().dropna(subset="value"))
-    colours = dict(zip(methods, sns.color_palette("husl", len(methods))))      # the same, whoever is here
+    palette = sns.color_palette("tab10" if len(methods) <= 10 else "husl", len(methods))
+    colours = dict(zip(methods, palette))                # the same, whoever is here
     here = [method for method in methods if method in set(frame.method)]
-    size = (3.75 * len(panels), 3.6)
+    size = (3.75 * len(panels), 3.8)
     fig, axes = plt.subplots(1, len(panels), figsize=size, dpi=70, layout="constrained", sharex=True, squeeze=False)
     for ax, (metric, said) in zip(axes.flat, panels.items()):
         points = {"x": "TFLOP", "y": "value", "ax": ax}
@@ -97,6 +99,7 @@ def against_operations(
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.title.set_fontsize(9)
+    legend_below(axes.flat[0], ncol=len(here))
     return fig
 
 
