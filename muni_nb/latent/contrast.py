@@ -6,16 +6,22 @@
 __all__ = ['info_nce']
 
 # %% ../../nbs/latent/04_contrast.ipynb #contrast4
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/latent/04_contrast.ipynb #contrast5
-def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE in nats, a scalar, by cosine similarity.
-
-    Rows of a [R, D] and b [R, D] belong together."""
+def info_nce(
+    a: Tensor,                    # [R, D]
+    b: Tensor,                    # [R, D], whose rows belong to those of a
+    temperature: float,
+    have: Tensor | None = None,   # bool [R, M]: only rows that have the same are told apart; by default all are
+) -> Tensor:                      # scalar
+    "Symmetric InfoNCE in nats, by cosine similarity."
     with torch.autocast(a.device.type, enabled=False):
         alike = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
+    if have is not None: alike = alike.masked_fill((have[:, None] != have).any(2), -math.inf)
     truth = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(alike, truth) + F.cross_entropy(alike.T, truth)) / 2

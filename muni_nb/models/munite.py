@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.spec import Rows, Spec
-from ..gate import InputError, number, typed, whole
+from ..gate import InputError, number, one_of, typed, whole
 from ..latent.flow import SOLVERS, path, solver_times, uniform_time
 from ..latent.contrast import info_nce
-from ..latent.subsets import crossed, halves, ladder, marked, size_uniform
+from ..latent.subsets import SPLITS, crossed, halves, ladder, marked, size_uniform
 from .base import LatentModel, Latents, draws_of, ramped
 from ..nets.blocks import time_features, zero_init
 from ..nets.build import KINDS, Sizes
@@ -136,6 +136,7 @@ class MUNITE(LatentModel):
         distillation: float = 64.0,
         contrastive: float = 0.1,
         temperature: float = 0.1,      # of the contrast
+        split: str = "row",            # for the contrast: each row's own, or the same for all ("batch")
         label_weight: float = 5.0,     # as in MUNI's routes
         ramp: float = 0.5,             # fraction of training over which distillation's weight rises from 0
         detach: bool = True,           # a target's own stream learns nothing from its reconstruction
@@ -164,12 +165,13 @@ class MUNITE(LatentModel):
         for name, value in weights.items():
             number(value, name, least=0)
         number(temperature, "temperature", above=0)
+        one_of(split, "split", list(SPLITS))
         for name, value in fractions.items():
             number(value, f"{name}, a fraction,", 0, 1)
         super().__init__(specs, sizes)
         self.latents = latents
         switches = {
-            "temperature": temperature, "ramp": ramp, "detach": detach,
+            "temperature": temperature, "split": split, "ramp": ramp, "detach": detach,
             "full_only": full_only, "crossed": crossed,
         }
         self.options = {**counts, **weights, **switches}
@@ -334,13 +336,16 @@ def terms(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor) -> dict[
     if not self.options["contrastive"]:
         out = self.predict(w, t, streams, subsets)
         return {**drawn, "distillation": student_error(out, target, learns)}
-    one, rest = halves(available)
+    split = self.options["split"]
+    one, rest = halves(available, split)
     states = torch.cat([w, noise[1], noise[2]], 1)
     sets = torch.cat([subsets, one[:, None], rest[:, None]], 1)
     out = self.predict(states, F.pad(t, (0, 2)), streams, sets)
     several = available.sum(1) > 1
-    if several.any(): contrast = info_nce(*out[several, -2:].unbind(1), self.options["temperature"])
-    else: contrast = out.new_zeros(())
+    contrast = out.new_zeros(())
+    if several.any():
+        have = available[several] if split == "batch" else None
+        contrast = info_nce(*out[several, -2:].unbind(1), self.options["temperature"], have)
     return {**drawn, "distillation": student_error(out[:, :-2], target, learns), "contrastive": contrast}
 
 # %% ../../nbs/models/06_munite.ipynb #08ee354b
