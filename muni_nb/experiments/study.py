@@ -140,7 +140,8 @@ class Study:
         self.device = asked_for("device", "cpu")
         self.scheduler = asked_for("scheduler", None)
         self.compute = asked_for("compute", True)
-        self.hours = asked_for("hours", None)
+        self.hours = asked_for("hours", None)     # for all sweeps together
+        self.began: float | None = None           # when the first of them did
         self.swept: dict[str, Run] = {}      # all runs asked for, by digest
 
     @property
@@ -160,6 +161,13 @@ class Study:
     def found(self, run: Run) -> bool:
         "Whether a run is finished, here or on record."
         return find(run, self.runs, *self.records) is not None
+
+    def hours_now(self) -> float | None:
+        "How many of the parameter `hours` are left, since the first sweep began; a second at least."
+        if self.hours is None: return None
+        if self.began is None: self.began = time.monotonic()
+        taken = (time.monotonic() - self.began) / 3600
+        return max(self.hours - taken, 1 / 3600)
 
     def gather(self, runs: Sequence[Run]) -> xr.Dataset:
         "Those of the runs that are finished, here or on record, as one dataset."
@@ -182,7 +190,7 @@ class Study:
         read = self.records if records else []
         workers = self.workers
         if workers is None: workers = 0 if self.small and self.scheduler is None else usual
-        where = {"device": self.device, "workers": workers, "scheduler": self.scheduler, "hours": self.hours}
+        where = {"device": self.device, "workers": workers, "scheduler": self.scheduler, "hours": self.hours_now()}
         return sweep(runs, self.runs, records=read, **where | options)
 
     def __repr__(self):
