@@ -28,7 +28,7 @@ from ..training.progress import say
 
 # %% ../../nbs/experiments/05_study.ipynb #bb5fe5d1
 WHOLE = {"seeds": 0, "steps": 1, "size": 1, "workers": 1}         # the least that they may be
-LEAST = {**WHOLE, "guidance": 0, "rate_weight": 0, "weights": 0}  # what several notebooks call so
+LEAST = {**WHOLE, "guidance": 0, "rate_weight": 0, "contrast": 0, "weights": 0}  # what several notebooks call so
 
 
 def types_of(namespace: Mapping[str, Any]) -> dict[str, type]:
