@@ -28,7 +28,8 @@ from ..training.progress import say
 
 # %% ../../nbs/experiments/05_study.ipynb #bb5fe5d1
 WHOLE = {"seeds": 0, "steps": 1, "size": 1, "workers": 1}         # the least that they may be
-LEAST = {**WHOLE, "guidance": 0, "rate_weight": 0, "contrast": 0, "weights": 0}  # what several notebooks call so
+# what several notebooks call so
+LEAST = {**WHOLE, "guidance": 0, "rate_weight": 0, "contrast": 0, "weights": 0}
 
 
 def types_of(namespace: Mapping[str, Any]) -> dict[str, type]:
@@ -140,8 +141,9 @@ class Study:
         self.device = asked_for("device", "cpu")
         self.scheduler = asked_for("scheduler", None)
         self.compute = asked_for("compute", True)
-        self.hours = asked_for("hours", None)     # for all sweeps together
-        self.began: float | None = None           # when the first of them did
+        hours = asked_for("hours", None)                    # for all sweeps together
+        self.hours = None if hours is None else number(hours, "parameter hours", above=0)
+        self.began: float | None = None                     # when the first of them did
         self.swept: dict[str, Run] = {}      # all runs asked for, by digest
 
     @property
@@ -162,10 +164,9 @@ class Study:
         "Whether a run is finished, here or on record."
         return find(run, self.runs, *self.records) is not None
 
-    def hours_now(self) -> float | None:
-        "How many of the parameter `hours` are left, since the first sweep began; a second at least."
-        if self.hours is None: return None
-        if self.began is None: self.began = time.monotonic()
+    def hours_left(self) -> float | None:
+        "How many of the parameter `hours` are left since the first sweep began; a second at least."
+        if self.hours is None or self.began is None: return self.hours
         taken = (time.monotonic() - self.began) / 3600
         return max(self.hours - taken, 1 / 3600)
 
@@ -190,7 +191,9 @@ class Study:
         read = self.records if records else []
         workers = self.workers
         if workers is None: workers = 0 if self.small and self.scheduler is None else usual
-        where = {"device": self.device, "workers": workers, "scheduler": self.scheduler, "hours": self.hours_now()}
+        if self.began is None: self.began = time.monotonic()
+        where = {"device": self.device, "workers": workers, "scheduler": self.scheduler}
+        where["hours"] = self.hours_left()
         return sweep(runs, self.runs, records=read, **where | options)
 
     def __repr__(self):

@@ -17,9 +17,11 @@ def info_nce(
     a: Tensor,                    # [R, D]
     b: Tensor,                    # [R, D], whose rows belong to those of a
     temperature: float,
-    have: Tensor | None = None,   # bool [R, M]: only rows that have the same are told apart; by default all are
+    have: Tensor | None = None,   # bool [R, M]: if given, a row is sought among those that have the same
 ) -> Tensor:                      # scalar
-    "Symmetric InfoNCE in nats, by cosine similarity."
+    """Symmetric InfoNCE in nats, by cosine similarity.
+
+    With `have`, a row that is alone with what it has counts as 0: patchy rows make the term smaller."""
     with torch.autocast(a.device.type, enabled=False):
         alike = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     if have is not None: alike = alike.masked_fill((have[:, None] != have).any(2), -math.inf)

@@ -17,7 +17,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ..gate import InputError
+from ..gate import InputError, one_of
 
 # %% ../../nbs/latent/01_subsets.ipynb #ad2d1aa3
 MOST = 10   # modalities of which all subsets are held at once: 1,023
@@ -75,7 +75,7 @@ def on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
 
 # %% ../../nbs/latent/01_subsets.ipynb #2490bc43
 def _ranks(available: Tensor, alike: bool = False) -> Tensor:
-    "A random order of the available entries of each row, int64 [B, M], or one of all rows; the others come last."
+    "A random order of each row's available entries, int64 [B, M], the others last; one for all rows if `alike`."
     scores = torch.rand(1 if alike else len(available), available.shape[1], device=available.device)
     return scores.masked_fill(~available, 2.0).argsort(1).argsort(1)
 
@@ -195,8 +195,8 @@ SPLITS = ("row", "batch")
 def halves(available: Tensor, split: str = "row") -> tuple[Tensor, Tensor]:
     """A random split of each row's availability [B, M] in two, the size of the first uniform.
 
-    By "batch" rows that have the same modalities are split alike. The second is empty for a row with one modality."""
-    alike = split == "batch"
+    By "batch", rows that have the same are split alike. The second is empty for a row with one modality."""
+    alike = one_of(split, "split", list(SPLITS)) == "batch"
     share = torch.rand(1 if alike else len(available), device=available.device)
     size = 1 + (share * (available.sum(1) - 1)).long()
     one = available & (_ranks(available, alike) < size[:, None])

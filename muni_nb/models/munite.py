@@ -136,7 +136,7 @@ class MUNITE(LatentModel):
         distillation: float = 64.0,
         contrastive: float = 0.1,
         temperature: float = 0.1,      # of the contrast
-        split: str = "row",            # for the contrast: each row's own, or the same for all ("batch")
+        split: str = "row",            # for the contrast: of latent.subsets.SPLITS
         label_weight: float = 5.0,     # as in MUNI's routes
         ramp: float = 0.5,             # fraction of training over which distillation's weight rises from 0
         detach: bool = True,           # a target's own stream learns nothing from its reconstruction
