@@ -53,7 +53,8 @@ def steps_for(
     lines = {}
     for method, run in bases.items():
         weights = sum(p.numel() for p in run.build(specs).parameters())
-        steps = {f"steps of {tflop:g} TFLOP": budgeted(run, tflop, each[method]).recipe.steps for tflop in budgets}
+        paid = {tflop: budgeted(run, tflop, each[method]) for tflop in budgets}
+        steps = {f"steps of {tflop:g} TFLOP": trained.recipe.steps for tflop, trained in paid.items()}
         lines[method] = {
             "parameters (millions)": weights / 1e6, "rows a batch": run.recipe.batch_size,
             "optimiser": run.recipe.optimiser, "GFLOP a step": 1000 * each[method], **steps}

@@ -164,7 +164,7 @@ class Study:
         "Whether a run is finished, here or on record."
         return find(run, self.runs, *self.records) is not None
 
-    def hours_left(self) -> float | None:
+    def remaining_hours(self) -> float | None:
         "How many of the parameter `hours` are left since the first sweep began; a second at least."
         if self.hours is None or self.began is None: return self.hours
         taken = (time.monotonic() - self.began) / 3600
@@ -193,7 +193,7 @@ class Study:
         if workers is None: workers = 0 if self.small and self.scheduler is None else usual
         if self.began is None: self.began = time.monotonic()
         where = {"device": self.device, "workers": workers, "scheduler": self.scheduler}
-        where["hours"] = self.hours_left()
+        where["hours"] = self.remaining_hours()
         return sweep(runs, self.runs, records=read, **where | options)
 
     def __repr__(self):

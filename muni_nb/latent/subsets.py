@@ -75,7 +75,7 @@ def on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
 
 # %% ../../nbs/latent/01_subsets.ipynb #2490bc43
 def _ranks(available: Tensor, alike: bool = False) -> Tensor:
-    "A random order of each row's available entries, int64 [B, M], the others last; one for all rows if `alike`."
+    "A random order of each row's available entries, int64 [B, M], the others last; `alike`: one for all."
     scores = torch.rand(1 if alike else len(available), available.shape[1], device=available.device)
     return scores.masked_fill(~available, 2.0).argsort(1).argsort(1)
 
@@ -195,7 +195,7 @@ SPLITS = ("row", "batch")
 def halves(available: Tensor, split: str = "row") -> tuple[Tensor, Tensor]:
     """A random split of each row's availability [B, M] in two, the size of the first uniform.
 
-    By "batch", rows that have the same are split alike. The second is empty for a row with one modality."""
+    By "batch" rows that have the same are split alike. The second is empty for rows of one modality."""
     alike = one_of(split, "split", list(SPLITS)) == "batch"
     share = torch.rand(1 if alike else len(available), device=available.device)
     size = 1 + (share * (available.sum(1) - 1)).long()
