@@ -9,6 +9,14 @@ Measured, in seconds of the processor, by turns in one process: training, draws,
 all thirty given sets. Each method and seed is added to the file --out, `ablations/records/multivae.json`, as soon as it
 is done; what is there already is not done again. nbs/experiments/12_library.ipynb shows it.
 
+With --best, the VAEs of MultiVae at their strength instead: nine of them, with the networks that our own do best with,
+as many steps as --tflop allows, at each of --rates; and from nothing by its mixture of Gaussians, too, fitted after
+training to what all views of the train rows are encoded as. `ablations/budget.ipynb` has what ours reach with as many
+operations. Options are the library's, but for one draw of the latent instead of ten where a loss is weighted by
+importance (ten would leave a tenth of the steps), and no warm-up.
+
+  make bench ARGS="--best --methods MoPoE --rates 0.002"
+
 Equal objectives need these settings (MultiVae 1.0.3):
 
 - a Laplace likelihood of scale 0.225 at beta 1 without warm-up: ours of 0.75 at beta 0.3, up to a constant, as
@@ -38,6 +46,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -61,6 +70,8 @@ from multivae import models as theirs                                           
 from multivae.data.datasets.base import MultimodalBaseDataset                          # noqa: E402
 from multivae.metrics import CoherenceEvaluator, CoherenceEvaluatorConfig              # noqa: E402
 from multivae.models.base import BaseDecoder, BaseEncoder, ModelOutput                 # noqa: E402
+from multivae.models.nn.base_architectures import BaseMultilatentEncoder               # noqa: E402
+from multivae.samplers import GaussianMixtureSampler                                   # noqa: E402
 from multivae.trainers import BaseTrainer, BaseTrainerConfig                           # noqa: E402
 
 from muni_nb.data.batches import batch_at                                              # noqa: E402
@@ -88,6 +99,8 @@ SMALL = Sizes(latent=LATENT, image_encoder=(16, 32, 64), image_mean=(48, 32, 16)
 SIZES = {"small": SMALL, "default": Sizes(latent=LATENT)}
 COMMON = {"scale": SCALE, "beta": 1.0, "warmup": 0.0}
 
+SUMMED = (theirs.MMVAE, theirs.MMVAEPlus, theirs.CMVAE, theirs.CRMVAE)     # their losses are sums over rows
+
 # {name: (our model and its options, their model, its configuration and options)}
 METHODS = {
     "MVAE": (MVAE, {"subsets": 0}, theirs.MVAE, theirs.MVAEConfig, {"k": 0, "warmup": 0}),
@@ -97,6 +110,20 @@ METHODS = {
               {"K": 1, "prior_and_posterior_dist": "normal", "learn_prior": False}),
     "MMVAE, one expert": (MMVAE, {}, None, None, {}),
     "MoPoE, equal shares": (MoPoE, {"equal_shares": True}, None, None, {}),
+}
+OWN = {"modalities_specific_dim": LATENT, "K": 1, "loss": "iwae_looser"}     # as wide as what is shared
+
+# {name: (their model, its configuration and options, whether views have latents of their own)}
+BEST = {
+    "MVAE": (theirs.MVAE, theirs.MVAEConfig, {"warmup": 0}, False),
+    "MMVAE": (theirs.MMVAE, theirs.MMVAEConfig, {"K": 1}, False),
+    "MoPoE": (theirs.MoPoE, theirs.MoPoEConfig, {}, False),
+    "MVTCAE": (theirs.MVTCAE, theirs.MVTCAEConfig, {"beta": 1.0}, False),
+    "JMVAE": (theirs.JMVAE, theirs.JMVAEConfig, {"warmup": 0}, False),
+    "CRMVAE": (theirs.CRMVAE, theirs.CRMVAEConfig, {}, False),
+    "DMVAE": (theirs.DMVAE, theirs.DMVAEConfig, {"modalities_specific_dim": dict.fromkeys(VIEWS, LATENT)}, True),
+    "MMVAE+": (theirs.MMVAEPlus, theirs.MMVAEPlusConfig, OWN, True),
+    "CMVAE": (theirs.CMVAE, theirs.CMVAEConfig, OWN, True),
 }
 
 
@@ -111,6 +138,20 @@ class Encoder(BaseEncoder):
     def forward(self, x: Tensor) -> ModelOutput:
         mean, logvar = self.net(x)
         return ModelOutput(embedding=mean, log_covariance=logvar)
+
+
+class EncoderWithOwn(BaseMultilatentEncoder):
+    "An encoder of ours as MultiVae wants it where a view has a latent of its own: half of the columns."
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.latent_dim = self.style_dim = LATENT
+
+    def forward(self, x: Tensor) -> ModelOutput:
+        (mean, own_mean), (logvar, own_logvar) = (part.split(LATENT, 1) for part in self.net(x))
+        own = {"style_embedding": own_mean, "style_log_covariance": own_logvar}
+        return ModelOutput(embedding=mean, log_covariance=logvar, **own)
 
 
 class Decoder(BaseDecoder):
@@ -135,6 +176,15 @@ class Classifier(nn.Module):
         return self.verifier(x.clamp(-1, 1))["digit"]
 
 
+def common_of(bench: Benchmark) -> dict:
+    "What all configurations of MultiVae are given."
+    return {"n_modalities": len(VIEWS),
+            "latent_dim": LATENT,
+            "input_dims": {k: bench.specs[k].shape for k in VIEWS},
+            "decoders_dist": dict.fromkeys(VIEWS, "laplace"),
+            "decoder_dist_params": {k: {"scale": SCALE} for k in VIEWS}}
+
+
 def pair(method: str, bench: Benchmark, sizes: Sizes, seed: int) -> dict[str, nn.Module]:
     'The model of each side, "ours" and "theirs", with the same networks and first weights.'
     our_kind, our_options, their_kind, config, their_options = METHODS[method]
@@ -142,13 +192,7 @@ def pair(method: str, bench: Benchmark, sizes: Sizes, seed: int) -> dict[str, nn
     model = our_kind(bench.specs, sizes, **COMMON, **our_options)
     sides = {"ours": model.to(memory_format=torch.channels_last)}
     if their_kind is None: return sides
-    how = config(
-        n_modalities=len(VIEWS),
-        latent_dim=LATENT,
-        input_dims={k: bench.specs[k].shape for k in VIEWS},
-        decoders_dist=dict.fromkeys(VIEWS, "laplace"),
-        decoder_dist_params={k: {"scale": SCALE} for k in VIEWS},
-        **their_options)
+    how = config(**common_of(bench), **their_options)
     encoders = {k: Encoder(copy.deepcopy(model.encoders[k])) for k in VIEWS}
     decoders = {k: Decoder(copy.deepcopy(model.decoders[k])) for k in VIEWS}
     sides["theirs"] = their_kind(how, encoders, decoders).to(memory_format=torch.channels_last)
@@ -156,11 +200,24 @@ def pair(method: str, bench: Benchmark, sizes: Sizes, seed: int) -> dict[str, nn
     return sides
 
 
+def strong(method: str, bench: Benchmark, seed: int) -> nn.Module:
+    "A model of theirs with our networks."
+    kind, config, options, with_own = BEST[method]
+    torch.manual_seed(seed)
+    nets = MVAE(bench.specs, SMALL.but(latent=2 * LATENT if with_own else LATENT))
+    wrap = EncoderWithOwn if with_own else Encoder
+    encoders = {k: wrap(net) for k, net in nets.encoders.items()}
+    decoders = {k: Decoder(net) for k, net in nets.decoders.items()}
+    model = kind(config(**common_of(bench), **options), encoders, decoders)
+    model.device = "cpu"
+    return model.to(memory_format=torch.channels_last)
+
+
 def loss_of(model: nn.Module, batch: Mapping[str, Tensor], available: Tensor) -> Tensor:
     "The loss of a batch, by either library."
     if isinstance(model, ClassicalVAE): return model.loss(batch, available)["loss"]
     loss = model(MultimodalBaseDataset(dict(batch))).loss
-    return loss / len(available) if isinstance(model, theirs.MMVAE) else loss       # which sums over rows
+    return loss / len(available) if isinstance(model, SUMMED) else loss
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -184,11 +241,11 @@ def rate_of(count: float, spent: list[float]) -> dict[str, float]:
     return {"median": statistics.median(rates), "least": rates[0], "most": rates[-1]}
 
 
-def learner(model: nn.Module, bench: Benchmark, seed: int) -> Callable[[int], None]:
+def learner(model: nn.Module, bench: Benchmark, seed: int, rate: float = RATE) -> Callable[[int], None]:
     "What makes a training step of `model`, as often as it is called with the step's number."
     model.train()
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(weights, RATE)
+    optimiser = torch.optim.Adam(weights, rate)
 
     def step(number: int) -> None:
         batch, available = batch_at(bench.train, bench.specs, number, BATCH, seed)
@@ -279,15 +336,28 @@ def our_accuracies(model: nn.Module, bench: Benchmark, judge: Judge) -> dict[str
     return found
 
 
-def their_accuracies(model: nn.Module, bench: Benchmark, judge: Judge) -> dict[str, float]:
-    "The same by MultiVae's own evaluator, without gradients, which it leaves on by itself."
+def evaluator(model: nn.Module, bench: Benchmark, judge: Judge, sampler=None) -> CoherenceEvaluator:
+    "MultiVae's own evaluator; `sampler` draws in place of its prior."
     values = {k: bench.specs[k].prepare(v, sure=True) for k, v in bench.test.values.items()}
     data = MultimodalBaseDataset(values, labels=bench.test.attributes["digit"])
     how = CoherenceEvaluatorConfig(num_classes=10, nb_samples_for_joint=len(bench.test))
     classifiers = {k: Classifier(judge[k]) for k in VIEWS}
-    with torch.no_grad(): said = CoherenceEvaluator(model, classifiers, data, eval_config=how).eval()
+    return CoherenceEvaluator(model, classifiers, data, eval_config=how, sampler=sampler)
+
+
+def their_accuracies(model: nn.Module, bench: Benchmark, judge: Judge) -> dict[str, float]:
+    "The same by MultiVae's own evaluator, without gradients, which it leaves on by itself."
+    with torch.no_grad(): said = evaluator(model, bench, judge).eval()
     found = {"0": float(said["joint_coherence_prior"])}
     return found | {str(n): float(said[f"mean_coherence_{n}"]) for n in range(1, len(VIEWS))}
+
+
+def by_mixture(model: nn.Module, bench: Benchmark, judge: Judge, rows: int = 5_000) -> float:
+    "How often all five views agree, drawn from a mixture of Gaussians fitted to the codes of train rows."
+    values = {k: bench.specs[k].prepare(v[:rows], sure=True) for k, v in bench.train.values.items()}
+    sampler = GaussianMixtureSampler(model)
+    sampler.fit(MultimodalBaseDataset(values))
+    with torch.no_grad(): return float(evaluator(model, bench, judge, sampler).joint_coherence())
 
 
 def judged(models: Mapping[str, nn.Module], bench: Benchmark, judge: Judge, seed: int, times: int) -> dict[str, dict]:
@@ -343,6 +413,21 @@ def measure(method: str, seed: int, steps: int, bench: Benchmark, judge: Judge) 
     return record
 
 
+def measure_best(method: str, seed: int, rate: float, tflop: float, bench: Benchmark, judge: Judge) -> dict:
+    "What a VAE of theirs reaches with so many operations, by Adam at this rate."
+    model = strong(method, bench, seed)
+    gflop = operations({"theirs": model}, bench)["theirs"]
+    steps = max(1, round(1000 * tflop / gflop))
+    step = learner(model, bench, seed, rate)
+    torch.manual_seed(seed)
+    spent = seconds(lambda: [step(n) for n in range(steps)])
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    accuracy = their_accuracies(model.eval(), bench, judge)
+    record = {"method": method, "seed": seed, "rate": rate, "tflop": tflop, "steps": steps, "gflop": gflop}
+    return record | {"seconds": spent, "accuracy": accuracy, "from a mixture": by_mixture(model, bench, judge)}
+
+
 def machine() -> dict:
     "What it was measured on and with."
     with open("/proc/cpuinfo") as file: said = file.read()
@@ -355,7 +440,10 @@ def machine() -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=sorted({*METHODS, *BEST}))
+    parser.add_argument("--best", action="store_true", help="theirs at their strength, see above")
+    parser.add_argument("--tflop", type=float, default=10, help="of training, with --best")
+    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3], help="Adam's, with --best")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of training; by default STEPS, or 400")
     parser.add_argument("--rows", type=int, default=20_000, help="of training")
@@ -370,14 +458,22 @@ def main(arguments: list[str] | None = None) -> None:
     settings = json.loads(json.dumps(settings))
     held = json.loads(told.out.read_text()) if told.out.exists() else {"settings": settings, "runs": []}
     if held["settings"] != settings: parser.error(f"{told.out} is of other settings")
-    for seed in told.seeds:
-        for method in told.methods:
-            if any((run["method"], run["seed"]) == (method, seed) for run in held["runs"]): continue
-            record = measure(method, seed, told.steps or STEPS.get(method, 400), bench, judge)
-            held["runs"].append({**record, "machine": machine()})
-            told.out.parent.mkdir(parents=True, exist_ok=True)
-            told.out.write_text(json.dumps(held, indent=1) + "\n")
-            print(json.dumps(record), flush=True)
+    known = BEST if told.best else METHODS
+    methods = told.methods or list(known)
+    if odd := set(methods) - set(known): parser.error(f"not of this part: {', '.join(sorted(odd))}")
+    if told.best: cells = product(told.seeds, methods, told.rates, [told.tflop])
+    else: cells = product(told.seeds, methods)
+    part = held.setdefault("best" if told.best else "runs", [])
+    keys = ("seed", "method", "rate", "tflop")[:4 if told.best else 2]
+    for cell in cells:
+        asked = dict(zip(keys, cell))
+        if any(asked.items() <= run.items() for run in part): continue
+        if told.best: record = measure_best(**asked, bench=bench, judge=judge)
+        else: record = measure(**asked, steps=told.steps or STEPS.get(asked["method"], 400), bench=bench, judge=judge)
+        part.append({**record, "machine": machine()})
+        told.out.parent.mkdir(parents=True, exist_ok=True)
+        told.out.write_text(json.dumps(held, indent=1) + "\n")
+        print(json.dumps(record), flush=True)
 
 
 if __name__ == "__main__": main()

@@ -98,12 +98,17 @@ def against_operations(
     panels: Mapping[str, str],     # headline figures that are fractions, and what is said of each: "more is better"
     methods: Sequence[str],        # in the order of their colours
 ) -> plt.Figure:
-    "A panel a figure: lines are means over seeds, small marks the seeds; dashed, what real rows reach."
+    """A panel a figure: lines are means over seeds, small marks the seeds; dashed, what real rows reach.
+
+    Methods of one budget stand side by side, so that none hides another."""
     h = headline(ds, metrics=list(panels))
     frame = by_method(h["value"].to_dataframe().reset_index().dropna(subset="value"))
     palette = sns.color_palette("tab10" if len(methods) <= 10 else "husl", len(methods))
     colours = dict(zip(methods, palette))                # the same, whoever is here
     here = [method for method in methods if method in set(frame.method)]
+    budgets = sorted(set(frame.TFLOP))
+    beside = {method: 1.06 ** (i - (len(here) - 1) / 2) for i, method in enumerate(here)}
+    frame = frame.assign(TFLOP=frame.TFLOP * frame.method.map(beside))
     size = (3.75 * len(panels), 3.8)
     fig, axes = plt.subplots(1, len(panels), figsize=size, dpi=70, layout="constrained", sharex=True, squeeze=False)
     for ax, (metric, said) in zip(axes.flat, panels.items()):
@@ -116,7 +121,7 @@ def against_operations(
         ax.axhline(float(h["real"].sel(metric=metric)), color="0.3", ls="--", lw=1)
         ax.set(title=metric, ylabel=said, xlabel="training, TFLOP", ylim=(0, 1.02))
         ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xticks(budgets, [f"{tflop:g}" for tflop in budgets])
         ax.title.set_fontsize(9)
     legend_below(axes.flat[0], ncol=len(here))
     return fig
