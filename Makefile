@@ -37,7 +37,7 @@ nightly: $(READY) ## what takes long: bad input by property, notebooks twice, fa
 
 publish: $(READY) ## gather anew, from the committed records, what README and nbs/results.ipynb show
 	@mkdir -p runs
-	for study in routing peers five_views one_to_many scenes image_text_audio; do \
+	for study in routing peers five_views one_to_many scenes image_text_audio budget handwriting; do \
 	  $(BIN)/papermill --log-output ablations/$$study.ipynb runs/$$study.ipynb -p publish True || exit 1; done
 	$(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace nbs/index.ipynb nbs/results.ipynb
 	$(BIN)/nbdev_clean
