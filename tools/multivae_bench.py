@@ -1,6 +1,6 @@
 """The classical VAEs of this package beside those of MultiVae, the library people use today.
 
-  make bench                                          all of it, an hour and more on one core
+  make bench                                          all but --best, an hour and more on one core
   .venv-bench/bin/python tools/multivae_bench.py --methods MoPoE --seeds 0 --steps 40 --out runs/bench.json
 
 Both libraries are given the *same* networks (ours, wrapped as MultiVae wants them), the same first weights, rows,
@@ -9,11 +9,12 @@ Measured, in seconds of the processor, by turns in one process: training, draws,
 all thirty given sets. Each method and seed is added to the file --out, `ablations/records/multivae.json`, as soon as it
 is done; what is there already is not done again. nbs/experiments/12_library.ipynb shows it.
 
-With --best, the VAEs of MultiVae at their strength instead: nine of them, with the networks that our own do best with,
-as many steps as --tflop allows, at each of --rates; and from nothing by its mixture of Gaussians, too, fitted after
-training to what all views of the train rows are encoded as. `ablations/budget.ipynb` has what ours reach with as many
-operations. Options are the library's, but for one draw of the latent instead of ten where a loss is weighted by
-importance (ten would leave a tenth of the steps), and no warm-up.
+With --best, nine VAEs of MultiVae, each for as many operations as --tflop says and at each of --rates: Adam with a
+cosine decay, batches of 62 rows, the small networks of the other part (so that there are many steps), and from nothing
+by its mixture of Gaussians, too, fitted after training to what train rows are encoded as. `ablations/budget.ipynb` has
+what ours reach with as many operations. Options are the library's, but for the Laplace scale (0.225, as above),
+latents of a view's own as wide as the shared one, no warm-up, and one draw of the latent instead of ten where a loss
+is weighted by importance, as ten would leave a tenth of the steps. A method takes five minutes of a core at 10 TFLOP.
 
   make bench ARGS="--best --methods MoPoE --rates 0.002"
 
@@ -111,14 +112,14 @@ METHODS = {
     "MMVAE, one expert": (MMVAE, {}, None, None, {}),
     "MoPoE, equal shares": (MoPoE, {"equal_shares": True}, None, None, {}),
 }
-OWN = {"modalities_specific_dim": LATENT, "K": 1, "loss": "iwae_looser"}     # as wide as what is shared
+OWN = {"modalities_specific_dim": LATENT, "K": 1}
 
 # {name: (their model, its configuration and options, whether views have latents of their own)}
 BEST = {
     "MVAE": (theirs.MVAE, theirs.MVAEConfig, {"warmup": 0}, False),
     "MMVAE": (theirs.MMVAE, theirs.MMVAEConfig, {"K": 1}, False),
     "MoPoE": (theirs.MoPoE, theirs.MoPoEConfig, {}, False),
-    "MVTCAE": (theirs.MVTCAE, theirs.MVTCAEConfig, {"beta": 1.0}, False),
+    "MVTCAE": (theirs.MVTCAE, theirs.MVTCAEConfig, {}, False),
     "JMVAE": (theirs.JMVAE, theirs.JMVAEConfig, {"warmup": 0}, False),
     "CRMVAE": (theirs.CRMVAE, theirs.CRMVAEConfig, {}, False),
     "DMVAE": (theirs.DMVAE, theirs.DMVAEConfig, {"modalities_specific_dim": dict.fromkeys(VIEWS, LATENT)}, True),
@@ -185,6 +186,15 @@ def common_of(bench: Benchmark) -> dict:
             "decoder_dist_params": {k: {"scale": SCALE} for k in VIEWS}}
 
 
+def of_theirs(kind: type, config, nets: nn.Module, wrap: type) -> nn.Module:
+    "A model of theirs with the encoders, in `wrap`, and decoders of a model of ours."
+    encoders = {k: wrap(nets.encoders[k]) for k in VIEWS}
+    decoders = {k: Decoder(nets.decoders[k]) for k in VIEWS}
+    model = kind(config, encoders, decoders).to(memory_format=torch.channels_last)
+    model.device = "cpu"
+    return model
+
+
 def pair(method: str, bench: Benchmark, sizes: Sizes, seed: int) -> dict[str, nn.Module]:
     'The model of each side, "ours" and "theirs", with the same networks and first weights.'
     our_kind, our_options, their_kind, config, their_options = METHODS[method]
@@ -193,10 +203,7 @@ def pair(method: str, bench: Benchmark, sizes: Sizes, seed: int) -> dict[str, nn
     sides = {"ours": model.to(memory_format=torch.channels_last)}
     if their_kind is None: return sides
     how = config(**common_of(bench), **their_options)
-    encoders = {k: Encoder(copy.deepcopy(model.encoders[k])) for k in VIEWS}
-    decoders = {k: Decoder(copy.deepcopy(model.decoders[k])) for k in VIEWS}
-    sides["theirs"] = their_kind(how, encoders, decoders).to(memory_format=torch.channels_last)
-    sides["theirs"].device = "cpu"
+    sides["theirs"] = of_theirs(their_kind, how, copy.deepcopy(model), Encoder)
     return sides
 
 
@@ -205,12 +212,7 @@ def strong(method: str, bench: Benchmark, seed: int) -> nn.Module:
     kind, config, options, with_own = BEST[method]
     torch.manual_seed(seed)
     nets = MVAE(bench.specs, SMALL.but(latent=2 * LATENT if with_own else LATENT))
-    wrap = EncoderWithOwn if with_own else Encoder
-    encoders = {k: wrap(net) for k, net in nets.encoders.items()}
-    decoders = {k: Decoder(net) for k, net in nets.decoders.items()}
-    model = kind(config(**common_of(bench), **options), encoders, decoders)
-    model.device = "cpu"
-    return model.to(memory_format=torch.channels_last)
+    return of_theirs(kind, config(**common_of(bench), **options), nets, EncoderWithOwn if with_own else Encoder)
 
 
 def loss_of(model: nn.Module, batch: Mapping[str, Tensor], available: Tensor) -> Tensor:
@@ -241,17 +243,21 @@ def rate_of(count: float, spent: list[float]) -> dict[str, float]:
     return {"median": statistics.median(rates), "least": rates[0], "most": rates[-1]}
 
 
-def learner(model: nn.Module, bench: Benchmark, seed: int, rate: float = RATE) -> Callable[[int], None]:
-    "What makes a training step of `model`, as often as it is called with the step's number."
+def learner(
+    model: nn.Module, bench: Benchmark, seed: int, rate: float = RATE, decay: int | None = None,
+) -> Callable[[int], None]:
+    "What makes a training step of `model`, at each call with the step's number; `decay`: to nothing after so many."
     model.train()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(weights, rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, decay) if decay else None
 
     def step(number: int) -> None:
         batch, available = batch_at(bench.train, bench.specs, number, BATCH, seed)
         optimiser.zero_grad()
         loss_of(model, batch, available).backward()
         optimiser.step()
+        if schedule: schedule.step()
 
     return step
 
@@ -418,7 +424,7 @@ def measure_best(method: str, seed: int, rate: float, tflop: float, bench: Bench
     model = strong(method, bench, seed)
     gflop = operations({"theirs": model}, bench)["theirs"]
     steps = max(1, round(1000 * tflop / gflop))
-    step = learner(model, bench, seed, rate)
+    step = learner(model, bench, seed, rate, decay=steps)
     torch.manual_seed(seed)
     spent = seconds(lambda: [step(n) for n in range(steps)])
     torch.manual_seed(seed)
@@ -441,9 +447,9 @@ def machine() -> dict:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=sorted({*METHODS, *BEST}))
-    parser.add_argument("--best", action="store_true", help="theirs at their strength, see above")
-    parser.add_argument("--tflop", type=float, default=10, help="of training, with --best")
-    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3], help="Adam's, with --best")
+    parser.add_argument("--best", action="store_true", help="nine of theirs instead, see above")
+    parser.add_argument("--tflop", type=float, help="of training, with --best; 10 by default")
+    parser.add_argument("--rates", nargs="+", type=float, help="Adam's, with --best; 0.001 and 0.002 by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of training; by default STEPS, or 400")
     parser.add_argument("--rows", type=int, default=20_000, help="of training")
@@ -461,7 +467,10 @@ def main(arguments: list[str] | None = None) -> None:
     known = BEST if told.best else METHODS
     methods = told.methods or list(known)
     if odd := set(methods) - set(known): parser.error(f"not of this part: {', '.join(sorted(odd))}")
-    if told.best: cells = product(told.seeds, methods, told.rates, [told.tflop])
+    strange = ("steps",) if told.best else ("tflop", "rates")
+    if given := [name for name in strange if getattr(told, name) is not None]:
+        parser.error(f"--{given[0]} is not for this part")
+    if told.best: cells = product(told.seeds, methods, told.rates or [1e-3, 2e-3], [told.tflop or 10.0])
     else: cells = product(told.seeds, methods)
     part = held.setdefault("best" if told.best else "runs", [])
     keys = ("seed", "method", "rate", "tflop")[:4 if told.best else 2]

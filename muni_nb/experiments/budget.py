@@ -127,8 +127,13 @@ def against_operations(
     return fig
 
 
-def by_budget(ds: xr.Dataset, metrics: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
+def by_budget(
+    ds: xr.Dataset,                            # of cells called by method and budget
+    metrics: Sequence[str],                    # headline figures
+    methods: Sequence[str] | None = None,      # in this order; by default in that of the cells
+) -> pd.DataFrame:
     "Means over seeds of headline figures, by method and budget, and how many seeds all of them have."
+    if methods is None: methods = by_method(pd.DataFrame({"cell": ds.cell.values})).method.unique()
     value = headline(ds, metrics=list(metrics))["value"]
     frame = by_method(value.to_dataframe().reset_index().dropna(subset="value"))
     grouped = frame.groupby(["method", "TFLOP", "metric"])["value"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'NEW', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'check_whole', 'ours',
            'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in', 'keep', 'files_of',
-           'find', 'read', 'result_in', 'check_comparable', 'side_by_side', 'gather']
+           'find', 'read', 'result_in', 'check_comparable', 'side_by_side', 'NoneFinished', 'gather']
 
 # %% ../../nbs/experiments/02_store.ipynb #bb844042
 import json
@@ -236,15 +236,19 @@ def side_by_side(results: Iterable[tuple[str, int, xr.Dataset]]) -> xr.Dataset:
     return whole.assign_attrs(left_out=json.dumps(left_out)) if left_out else whole
 
 
+class NoneFinished(ValueError):
+    "Of the runs that were asked for, none is finished."
+
+
 def gather(runs: Iterable[Run], *places: str | Path, drawn: bool = True) -> xr.Dataset:
-    """The finished ones of `runs`, see `side_by_side`; ValueError if there is none.
+    """The finished ones of `runs`, see `side_by_side`; NoneFinished if there is none.
 
     With `drawn` off, without what they drew: most of the memory, where runs are thousands."""
     runs = list(runs)
     check_comparable(runs)
     files = files_of(runs, *places)
     if not files:
-        raise ValueError(f"none of these runs is finished in {', '.join(map(str, places))}: execute them, or name "
+        raise NoneFinished(f"none of these runs is finished in {', '.join(map(str, places))}: execute them, or name "
                          "other places")
     finished = [run for run in runs if run.digest in files]
     wanted = (lambda ds: ds) if drawn else (lambda ds: ds.drop_dims("draw", errors="ignore"))

@@ -233,8 +233,9 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
 # %% ../../nbs/experiments/05_study.ipynb #ecdb0fdd
 @patch(as_prop=True)
 def on_record(self: Study) -> bool:
-    "Whether all runs that were asked for are records."
-    return self.swept.keys() <= files_of(self.swept.values(), *self.records).keys()
+    "Whether all that is finished, of the runs that were asked for, are records."
+    asked = self.swept.values()
+    return files_of(asked, self.runs).keys() <= files_of(asked, *self.records).keys()
 
 # %% ../../nbs/experiments/05_study.ipynb #a6db03ce
 def figures_of(ds: xr.Dataset, drawn: Sequence[str] = ()) -> xr.Dataset:
