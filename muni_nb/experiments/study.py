@@ -224,9 +224,10 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
         write_result(shown, target)
         say(f"published: {where}")
     elif self.preset == self.published and target.is_file() and self.on_record:
-        differs = ", ".join(different(shown, read_result(target)))
+        differs = different(shown, read_result(target))
         if differs:
-            say(f"{where}, which README shows, has other figures ({differs}): "
+            more = f" and {len(differs) - 4} more" if len(differs) > 4 else ""
+            say(f"{where}, which README and results show, has other figures ({', '.join(differs[:4])}{more}): "
                 "-p publish True writes these")
     return path
 
