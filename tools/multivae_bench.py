@@ -472,12 +472,11 @@ def main(arguments: list[str] | None = None) -> None:
     strange = ("steps",) if told.best else ("tflop", "rates")
     if given := [name for name in strange if getattr(told, name) is not None]:
         parser.error(f"--{given[0]} is not for this part")
-    if told.best: cells = product(told.seeds, methods, told.rates or [1e-3, 2e-3], [told.tflop or 10.0])
-    else: cells = product(told.seeds, methods)
+    axes = {"seed": told.seeds, "method": methods}
+    if told.best: axes |= {"rate": told.rates or [1e-3, 2e-3], "tflop": [told.tflop or 10.0]}
     part = held.setdefault("best" if told.best else "runs", [])
-    keys = ("seed", "method", "rate", "tflop")[:4 if told.best else 2]
-    for cell in cells:
-        asked = dict(zip(keys, cell))
+    for cell in product(*axes.values()):
+        asked = dict(zip(axes, cell))
         if any(asked.items() <= run.items() for run in part): continue
         if told.best: record = measure_best(**asked, bench=bench, judge=judge)
         else: record = measure(**asked, steps=told.steps or STEPS.get(asked["method"], 400), bench=bench, judge=judge)

@@ -227,8 +227,8 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
         differs = different(shown, read_result(target))
         if differs:
             more = f" and {len(differs) - 4} more" if len(differs) > 4 else ""
-            say(f"{where}, which README and results show, has other figures ({', '.join(differs[:4])}{more}): "
-                "-p publish True writes these")
+            which = ", ".join(differs[:4]) + more
+            say(f"{where}, which README and results show, has other figures ({which}): -p publish True writes these")
     return path
 
 # %% ../../nbs/experiments/05_study.ipynb #ecdb0fdd
