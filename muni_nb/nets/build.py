@@ -234,10 +234,13 @@ def autoencoder_for(spec: Spec, sizes: Sizes, code: int, width: int) -> tuple[nn
     return KINDS[spec.kind].autoencoder(spec, sizes.kinds[spec.kind], code, width)
 
 # %% ../../nbs/nets/08_build.ipynb #5ff00a27
-def prior_for(sizes: Sizes, max_logsnr: float, conditioning: int = 0) -> FlowPrior:
-    "The flow prior over the latent; `max_logsnr`: of its noise floor; `conditioning`: width of a condition."
-    net = TimedMLP(sizes.latent + conditioning, sizes.latent, sizes.prior, sizes.prior_depth, features=2 * WAVES)
-    return FlowPrior(sizes.latent, net, max_logsnr, conditioning)
+def prior_for(sizes: Sizes, max_logsnr: float, conditioning: int = 0, dims: int | None = None) -> FlowPrior:
+    """The flow prior over a latent of `dims`, by default `sizes.latent`.
+
+    `max_logsnr`: of its noise floor; `conditioning`: width of a condition."""
+    dims = dims or sizes.latent
+    net = TimedMLP(dims + conditioning, dims, sizes.prior, sizes.prior_depth, features=2 * WAVES)
+    return FlowPrior(dims, net, max_logsnr, conditioning)
 
 
 def decoder_groups(specs: Mapping[str, Spec]) -> dict[str, list[str]]:

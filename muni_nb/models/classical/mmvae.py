@@ -65,7 +65,7 @@ class MMVAE(ClassicalVAE):
 
 # %% ../../../nbs/models/classical/02_mmvae.ipynb #f2234ace
 @patch
-def loss(
+def objective(
     self: MMVAE,
     batch: Mapping[str, Tensor],
     available: Tensor,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ...data.spec import Spec
 from ...gate import InputError, typed
 from ...latent.gaussian import Posterior, pool
-from ...latent.prior import NormalPrior
 from ..base import draws_of
 from .base import one_draw
 from .mmvae import MMVAE, normal_log_prob
@@ -46,8 +45,6 @@ class MMVAEPlus(MMVAE):
         super().__init__(specs, sizes, columns=columns, **options)
         self.private = private
         self.shared = shared
-        self.dims = shared + len(specs) * private
-        self.prior = NormalPrior(self.dims)
         auxiliary = {k: torch.zeros(len(specs), private) for k in ("mean", "logvar")}
         self.auxiliary = nn.ParameterDict(auxiliary)
 
@@ -115,4 +112,7 @@ def draw(
     noise = torch.randn_like(mean)
     inferred = mean + (logvar / 2).exp() * noise
     w = torch.where(experts.mask[rows, :, None], inferred, noise)
-    return torch.cat([one_draw(self.pooled(experts)[rows]), w.flatten(1)], 1)
+    z = torch.cat([one_draw(self.pooled(experts)[rows]), w.flatten(1)], 1)
+    empty = ~experts.mask.any(1)[rows]
+    if self.fitted is not None and empty.any(): z[empty] = self.prior_sample(int(empty.sum()))
+    return z

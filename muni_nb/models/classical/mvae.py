@@ -60,7 +60,7 @@ def bounds(self: MVAE, available: Tensor) -> Tensor:
 
 # %% ../../../nbs/models/classical/01_mvae.ipynb #e79b736f
 @patch
-def loss(
+def objective(
     self: MVAE,
     batch: Mapping[str, Tensor],
     available: Tensor,

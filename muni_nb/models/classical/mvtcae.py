@@ -40,7 +40,7 @@ class MVTCAE(ClassicalVAE):
     def arguments(self) -> dict:
         return {**super().arguments(), "alpha": self.alpha}
 
-    def loss(
+    def objective(
         self,
         batch: Mapping[str, Tensor],
         available: Tensor,
