@@ -70,14 +70,14 @@ class JMVAE(ClassicalVAE):
 # %% ../../../nbs/models/classical/07_jmvae.ipynb #96b79fed
 @patch
 def read(self: JMVAE, batch: Mapping[str, Tensor], available: Tensor) -> Posterior:
-    "The joint posterior of prepared values, of what each row has."
+    "The joint posterior of prepared values, of what each row has; N(0, I) of a row that has nothing."
     features = []
     for name, there in zip(self.names, available.unbind(1)):
         rows = rows_where(there)
         table = torch.zeros(len(available), 2 * self.sizes.latent, device=available.device)
         if len(rows): table = table.index_copy(0, rows, torch.cat(self.readers[name](batch[name][rows]), 1))
         features.append(table)
-    mean, logvar = self.joint(torch.cat(features, 1))
+    mean, logvar = (part * available.any(1, keepdim=True) for part in self.joint(torch.cat(features, 1)))
     return Posterior(mean.new_zeros(len(mean), 1), mean[:, None], logvar[:, None])
 
 
