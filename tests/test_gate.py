@@ -413,6 +413,7 @@ def test_numbers_of_models(name):
                "alpha": [(-1, "alpha"), ("x", "alpha"), *[(2, "alpha")] * (name == "MVTCAE")],
                "private": [(0, "private"), (1.5, "private"), ("1", "private"), (99, "private")],
                "width": [(0, "at least 1"), (8.0, "whole"), ("8", "whole")],
+               "hidden": [(0, "at least 1"), (8.0, "whole")],
                "depth": [(0, "at least 1"), (1.5, "whole"), (True, "whole")],
                "heads": [(0, "at least 1"), (3.0, "whole")],
                "registers": [(0, "at least 1"), (1.0, "whole")], "patches": [(0, "at least 1"), (2.5, "whole")],

@@ -37,12 +37,12 @@ class Rated(Protocol):
         "The posterior of each row."
 
     def rate(self, given, draws: int = 64) -> tuple[Tensor, Tensor]:
-        """Nats [B] that each row's latent costs under the prior.
+        """Nats [B] that each row's latent costs under the prior that it was trained with.
 
         Then by how many [B] that is too high for a mixture."""
 
     def prior_sample(self, n: int) -> Tensor:
-        "n latents [n, D] from the prior."
+        "n latents [n, D] of nothing: from that prior, or from one that was fitted afterwards."
 
 # %% ../../nbs/models/01_experts.ipynb #74c1b768
 class ExpertModel(LatentModel):

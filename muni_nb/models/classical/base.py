@@ -23,18 +23,19 @@ from ...nets.build import Sizes, likelihood_for, prior_for
 from ...nets.decoders import LAWS
 
 # %% ../../../nbs/models/classical/00_base.ipynb #b3ad2c9d
-FLOOR = 7.0     # log-SNR at which a fitted prior ends: decoders here were never shown noise
+FLOOR = 7.0     # log-SNR at which a fitted prior ends (ours): decoders here were never shown its noise
 
 
 class ClassicalVAE(ExpertModel):
     """A multimodal VAE with the prior N(0, I) and a decoder with a likelihood for each modality.
 
-    A method of its own bound overrides `objective`.
+    Its rates are under N(0, I), also where `stage` has a flow fitted, from which `prior_sample` draws. A method with a
+    bound of its own overrides `objective`.
 
     The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
     pixels."""
     equal_shares = False    # see `one_draw`
-    stage_lr = 3.0          # factor of the learning rate after `stage`
+    stage_lr = 3.0          # factor of the learning rate after `stage` (ours, as in models.conditional)
 
     @typed
     def __init__(
@@ -45,7 +46,7 @@ class ClassicalVAE(ExpertModel):
         likelihood: str = "laplace",   # of images: laplace or normal
         scale: float = 0.75,           # of that law
         beta: float = 0.3,             # weight of the KL divergence
-        warmup: float = 0.5,           # fraction of training over which it rises from 0
+        warmup: float = 0.5,           # fraction of training, or of it up to `stage`, over which it rises from 0
         label_weight: float = 75.0,    # of the nats of labels and captions
         stage: float = 1.0,            # fraction of training after which encoders and decoders rest, and a flow is
                                        # fitted to codes, from which latents of nothing come (ours; 1: never)
@@ -164,19 +165,20 @@ def loss(
     available: Tensor,            # bool [B, M]
     progress: float = 1.0,        # fraction of training done
 ) -> dict[str, Tensor]:
-    """Terms of `objective` up to `stage` of training, whose ramp ends with it; then `prior` and `loss`.
+    """Terms of `objective` up to `stage` of training, its progress counted up to there; then `prior` and `loss`.
 
-    Those are over four times of the flow for a draw of each row's code, means over rows."""
+    Those are of the flow, at four times for a code of each row: a mean over rows, nothing of one that has nothing."""
     if self.fitted is None or progress < self.stage:
         return self.objective(batch, available, progress / self.stage)
-    prior = self.fitted.loss(self.codes(batch, available), draws=4)[available.any(1)].sum() / len(available)
+    codes = self.codes(batch, available)[available.any(1)]
+    prior = self.fitted.loss(codes, draws=4).sum() / len(available)
     return {"prior": prior, "loss": prior}
 
 
 @patch
 @torch.no_grad()
 def codes(self: ClassicalVAE, batch: Mapping[str, Tensor], available: Tensor) -> Tensor:
-    "A draw [B, D] of each row's posterior of all that it has; a row that has nothing is drawn from the prior."
+    "What a fitted prior learns: a draw [B, D] of each row's posterior of all that it has, pooled as at test time."
     return self.draw(Experts(tuple(self.names), *self.encode(batch, available), available))
 
 
