@@ -54,8 +54,8 @@ RESULTS_VERSION = 3    # raised when any figure changes
 # %% ../../nbs/experiments/00_run.ipynb #1fb52644
 MODELS: dict[str, type[LatentModel]] = {
     "MUNI": MUNI, "ConditionalMUNI": ConditionalMUNI, "Oracle": Oracle, "MVAE": MVAE, "MMVAE": MMVAE, "MoPoE": MoPoE,
-    "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "JMVAE": JMVAE, "HELVAE": HELVAE, "MLD": MLD, "MUNITE": MUNITE,
-    "FlowBind": FlowBind, "JointFlow": JointFlow, "CoDi": CoDi}
+    "MVTCAE": MVTCAE, "MMVAE+": MMVAEPlus, "JMVAE": JMVAE, "HELVAE": HELVAE, "MLD": MLD,
+    "MUNITE": MUNITE, "FlowBind": FlowBind, "JointFlow": JointFlow, "CoDi": CoDi}
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "quadrant_digits": quadrant_digits, "five_views": five_views, "scenes": scenes, "scene_features": scene_features,
     "mnist_quadrant_digits": mnist_quadrant_digits, "mnist_five_views": mnist_five_views}

@@ -249,7 +249,8 @@ def gather(runs: Iterable[Run], *places: str | Path, drawn: bool = True) -> xr.D
     files = files_of(runs, *places)
     if not files:
         searched = ", ".join(map(str, places))
-        raise NoneFinished(f"none of these runs is finished in {searched}: execute them, or name other places")
+        remedy = "execute them, or name other places"
+        raise NoneFinished(f"none of these runs is finished in {searched}: {remedy}")
     finished = [run for run in runs if run.digest in files]
     wanted = (lambda ds: ds) if drawn else (lambda ds: ds.drop_dims("draw", errors="ignore"))
     return side_by_side((run.cell, run.seed, wanted(result_in(files[run.digest], run))) for run in finished)

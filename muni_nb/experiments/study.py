@@ -228,7 +228,8 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
         if differs:
             more = f" and {len(differs) - 4} more" if len(differs) > 4 else ""
             which = ", ".join(differs[:4]) + more
-            say(f"{where}, which README and results show, has other figures ({which}): -p publish True writes these")
+            remedy = "-p publish True writes these"
+            say(f"{where}, which README and results show, has other figures ({which}): {remedy}")
     return path
 
 # %% ../../nbs/experiments/05_study.ipynb #ecdb0fdd

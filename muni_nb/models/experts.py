@@ -68,16 +68,20 @@ class ExpertModel(LatentModel):
 
 # %% ../../nbs/models/01_experts.ipynb #ef3b3944
 @patch
-def encode(self: ExpertModel, values: Mapping[str, Tensor], available: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance [B, M, D] of the experts of prepared `values`.
-
-    Zero where `available` [B, M] is False."""
+def encode(
+    self: ExpertModel,
+    values: Mapping[str, Tensor],                       # prepared
+    available: Tensor,                                  # bool [B, M]
+    encoders: Mapping[str, nn.Module] | None = None,    # by default the experts'
+) -> tuple[Tensor, Tensor]:
+    "Mean and log-variance [B, M, D] of the experts, zero where `available` is False."
+    encoders = self.encoders if encoders is None else encoders
     experts = []
     for m, name in enumerate(self.names):
         rows = rows_where(available[:, m])
         table = torch.zeros(2, len(available), self.sizes.latent, device=available.device)
         if len(rows):
-            expert = torch.stack(self.encoders[name](values[name][rows]))
+            expert = torch.stack(encoders[name](values[name][rows]))
             table = table.index_copy(1, rows, expert)
         experts.append(table)
     mean, logvar = torch.stack(experts, dim=2)

@@ -29,8 +29,8 @@ FLOOR = 7.0     # log-SNR at which a fitted prior ends (ours): decoders here wer
 class ClassicalVAE(ExpertModel):
     """A multimodal VAE with the prior N(0, I) and a decoder with a likelihood for each modality.
 
-    Its rates are under N(0, I), also where `stage` has a flow fitted, from which `prior_sample` draws. A method with a
-    bound of its own overrides `objective`.
+    Its rates are under N(0, I), also where `stage` has a flow fitted, from which `prior_sample` draws. A
+    method with a bound of its own overrides `objective`.
 
     The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
     pixels."""
@@ -46,10 +46,10 @@ class ClassicalVAE(ExpertModel):
         likelihood: str = "laplace",   # of images: laplace or normal
         scale: float = 0.75,           # of that law
         beta: float = 0.3,             # weight of the KL divergence
-        warmup: float = 0.5,           # fraction of training, or of it up to `stage`, over which it rises from 0
+        warmup: float = 0.5,           # fraction of training, up to `stage`, over which it rises from 0
         label_weight: float = 75.0,    # of the nats of labels and captions
-        stage: float = 1.0,            # fraction of training after which encoders and decoders rest, and a flow is
-                                       # fitted to codes, from which latents of nothing come (ours; 1: never)
+        stage: float = 1.0,            # fraction of training after which encoders and decoders rest, and a
+                                       # flow is fitted to codes, to draw from nothing (ours; 1: never)
         # those of z that each decoder reads, `sizes.latent` of them, for a subclass whose latent has parts
         columns: Mapping[str, list[int]] | None = None,
     ):
@@ -165,9 +165,10 @@ def loss(
     available: Tensor,            # bool [B, M]
     progress: float = 1.0,        # fraction of training done
 ) -> dict[str, Tensor]:
-    """Terms of `objective` up to `stage` of training, its progress counted up to there; then `prior` and `loss`.
+    """Terms of `objective` up to `stage` of training, its progress counted up to there; then the flow's.
 
-    Those are of the flow, at four times for a code of each row: a mean over rows, nothing of one that has nothing."""
+    Those are `prior` and `loss`, at four times for a code of each row: means over rows, 0 for one that has
+    nothing."""
     if self.fitted is None or progress < self.stage:
         return self.objective(batch, available, progress / self.stage)
     codes = self.codes(batch, available)[available.any(1)]
@@ -178,7 +179,7 @@ def loss(
 @patch
 @torch.no_grad()
 def codes(self: ClassicalVAE, batch: Mapping[str, Tensor], available: Tensor) -> Tensor:
-    "What a fitted prior learns: a draw [B, D] of each row's posterior of all that it has, pooled as at test time."
+    "What a fitted prior learns: a draw [B, D] of each row's posterior, pooled as at test time."
     return self.draw(Experts(tuple(self.names), *self.encode(batch, available), available))
 
 

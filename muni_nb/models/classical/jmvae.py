@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ...data.spec import Spec
 from ...gate import number, typed, whole
 from ...latent.gaussian import Posterior, kl_normal
-from ...latent.subsets import rows_where
 from .base import ClassicalVAE, one_draw
 from ...nets.blocks import ExpertHead
 from ...nets.build import Sizes, encoder_for
@@ -44,7 +43,8 @@ class JMVAE(ClassicalVAE):
         self.hidden = hidden
         self.joint_encoders = nn.ModuleDict({k: encoder_for(s, sizes) for k, s in specs.items()})
         features = 2 * sizes.latent * len(specs)
-        self.joint_head = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), ExpertHead(hidden, sizes.latent))
+        layer = nn.Linear(features, hidden)
+        self.joint_head = nn.Sequential(layer, nn.GELU(), ExpertHead(hidden, sizes.latent))
         self.joint_encoders.lr_scale = self.joint_head.lr_scale = self.encoders.lr_scale
 
     def arguments(self) -> dict:
@@ -58,8 +58,8 @@ class JMVAE(ClassicalVAE):
     ) -> dict[str, Tensor]:
         """Nats, means over rows.
 
-        Of each modality; `rate`, the joint posterior's divergence from the prior; `apart`, the sum of those from
-        single experts; and `loss`."""
+        Of each modality; `rate`, the joint posterior's divergence from the prior; `apart`, the sum of those
+        from single experts; and `loss`."""
         posterior = self.joint_posterior(batch, available)
         mean, logvar = self.encode(batch, available)
         nats = self.nll(one_draw(posterior), batch, available)
@@ -73,13 +73,9 @@ class JMVAE(ClassicalVAE):
 @patch
 def joint_posterior(self: JMVAE, batch: Mapping[str, Tensor], available: Tensor) -> Posterior:
     "The joint posterior of prepared values, of what each row has; N(0, I) of a row that has nothing."
-    features = []
-    for name, there in zip(self.names, available.unbind(1)):
-        rows = rows_where(there)
-        table = torch.zeros(len(available), 2 * self.sizes.latent, device=available.device)
-        if len(rows): table = table.index_copy(0, rows, torch.cat(self.joint_encoders[name](batch[name][rows]), 1))
-        features.append(table)
-    mean, logvar = (part * available.any(1, keepdim=True) for part in self.joint_head(torch.cat(features, 1)))
+    features = torch.cat(self.encode(batch, available, self.joint_encoders), 2).flatten(1)
+    there = available.any(1, keepdim=True)
+    mean, logvar = (part * there for part in self.joint_head(features))
     return Posterior(mean.new_zeros(len(mean), 1), mean[:, None], logvar[:, None])
 
 

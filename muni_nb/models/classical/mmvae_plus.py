@@ -105,8 +105,8 @@ def draw(
 ) -> Tensor:
     """n whole latents for each row of `given`, adjacent: [B * n, shared + M * private].
 
-    A modality's w is inferred if it is given and drawn from N(0, I) if not; of a row that is given nothing a fitted
-    prior, if there is one, draws all."""
+    A modality's w is inferred if it is given and drawn from N(0, I) if not; a fitted prior, if there is one,
+    draws all of a row that is given nothing."""
     experts = self.encoded(given, present)
     rows = torch.arange(len(experts.mask), device=self.device).repeat_interleave(draws_of(n))
     mean, logvar = (self.split(part)[1][rows] for part in (experts.mean, experts.logvar))
