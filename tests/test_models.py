@@ -11,8 +11,8 @@ from muni_nb.experiments.run import MODELS, Run, settings
 from muni_nb.training.fit import fit
 
 OPTIONS = dict.fromkeys(("FlowBind", "JointFlow", "CoDi"), {"width": 16, "depth": 1})      # known to no `Sizes`
-# VAEs whose prior is fitted afterwards, as models of their own: {name: (model, its options)}
-STAGED = {f"{name}, fitted prior": (name, {"stage": 0.5}) for name in ("MoPoE", "MMVAE+", "JMVAE")}
+# models with a stage of their prior alone, as models of their own: {name: (model, its options)}
+STAGED = {f"{name}, fitted prior": (name, {"stage": 0.5}) for name in ("MUNI", "MoPoE", "MMVAE+", "JMVAE")}
 QUICK = dict(steps=6, batch_size=32, warmup=0, log_every=1, save_every=1, precision="float32", progress=False)
 
 

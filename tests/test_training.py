@@ -145,10 +145,12 @@ def test_captured_training_is_plain_training_bit_for_bit(bench, routes, changes,
 
 def test_training_that_cannot_be_captured_is_refused_before_its_first_step(bench):
     lacking = quadrant_digits(16, rows=200, test_rows=20, availability="published")
-    staged = ConditionalMUNI(bench.specs, sizes=Sizes.tiny())
+    conditional = ConditionalMUNI(bench.specs, sizes=Sizes.tiny())
+    staged = MUNI(bench.specs, sizes=Sizes.tiny(), stage=0.5)
     shown = MUNI(bench.specs, routes=PEERS["MVAE"], sizes=Sizes.tiny())
     for network, rows, said in (
         (model(lacking), lacking, "captured training takes complete rows"),
+        (conditional, bench, "cannot be recorded, it waits for the device in aten::_local_scalar_dense"),
         (staged, bench, "cannot be recorded, it waits for the device in aten::_local_scalar_dense"),
         (shown, bench, "cannot be recorded, it waits for the device in aten::nonzero"),
     ):

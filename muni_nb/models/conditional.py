@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..data.spec import Spec
-from ..gate import number, typed
+from ..gate import typed
 from ..latent.gaussian import pool
 from ..latent.subsets import SUBSETS, size_uniform
 from .base import Latents, draws_of
@@ -24,9 +24,7 @@ from ..nets.build import Sizes, prior_for
 
 # %% ../../nbs/models/05_conditional.ipynb #613b2d42
 class ConditionalMUNI(MUNI):
-    "MUNI whose prior is conditional on what is given (ours)."
-    stage_lr = 3.0      # factor of the learning rate in the second stage
-
+    "MUNI whose prior is conditional on what is given, and fitted on alone at the end (ours)."
     @typed
     def __init__(
         self,
@@ -35,35 +33,12 @@ class ConditionalMUNI(MUNI):
         sizes: Sizes = Sizes(),
         max_logsnr: float = 3.0,
         encoder_lr: float = 1.0,
-        stage: float = 0.75,   # fraction of training after which encoders and decoders rest and the flow
-                               # alone is fitted on (1: never)
+        stage: float = 0.75,
         latents: Latents = Latents(),
     ):
-        "As `MUNI`. ValueError for a `stage` not in (0, 1]."
-        number(stage, "stage, a fraction of training,", most=1, above=0)
-        super().__init__(specs, routes, sizes, max_logsnr, encoder_lr, latents)
-        self.stage = stage
-        self.stages = {stage: self.stage_lr} if stage < 1 else {}
+        "As `MUNI`."
+        super().__init__(specs, routes, sizes, max_logsnr, encoder_lr, stage, latents)
         self.prior = prior_for(sizes, max_logsnr, conditioning=2 * sizes.latent + 1)
-
-    def arguments(self) -> dict:
-        return {**super().arguments(), "stage": self.stage}
-
-    def loss(
-        self,
-        batch: Mapping[str, Tensor],
-        available: Tensor,
-        progress: float = 1.0,
-    ) -> dict[str, Tensor]:
-        """Terms as MUNI's up to `stage` of training, whose ramp ends with it; then `prior` and `loss`.
-
-        Those are over four draws of what a row's latent and its given set can be."""
-        if progress < self.stage or self.stage == 1:
-            return super().loss(batch, available, progress / self.stage)
-        with torch.no_grad():
-            mean, logvar = (part.repeat(4, 1, 1) for part in self.encode(batch, available))
-        prior = self.prior_terms(mean, logvar, available.repeat(4, 1))["prior"]
-        return {"prior": prior, "loss": prior}
 
     def prior_terms(self, mean: Tensor, logvar: Tensor, available: Tensor) -> dict[str, Tensor]:
         """As MUNI; `prior` has the conditional law's flow matching added.

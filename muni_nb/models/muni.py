@@ -86,6 +86,8 @@ class MUNI(ExpertModel):
         sizes: Sizes = Sizes(),
         max_logsnr: float = 3.0,        # of the noise floor, see `latent.prior`
         encoder_lr: float = 1.0,        # factor of the encoders' learning rate
+        stage: float = 1.0,             # fraction of training after which encoders and decoders rest and the
+                                        # prior alone is fitted on (ours; 1: never)
         latents: Latents = Latents(),   # how the prior is sampled
     ):
         number(encoder_lr, "encoder_lr", above=0)
@@ -96,6 +98,7 @@ class MUNI(ExpertModel):
         self.encoder_lr = encoder_lr
         self.latents = latents
         self.encoders.lr_scale = encoder_lr                    # see training.fit
+        self.rest_after(stage)
         self.prior = prior_for(sizes, max_logsnr)
 
     @property
@@ -107,6 +110,7 @@ class MUNI(ExpertModel):
             "routes": asdict(self.routes),
             "max_logsnr": self.max_logsnr,
             "encoder_lr": self.encoder_lr,
+            "stage": self.stage,
             "latents": asdict(self.latents),
         }
 
@@ -143,7 +147,14 @@ def loss(
     """Terms of the objective, as means over rows, and their weighted sum `loss`.
 
     One term per decoder (images: summed squared velocity error; labels: nats), `rate` (nats) and
-    `prior` (flow matching, summed over dimensions)."""
+    `prior` (flow matching, summed over dimensions). After `stage` of training, with which the ramp ends,
+    `prior` alone, over four draws of what a row's latent can be."""
+    if self.resting(progress):
+        with torch.no_grad():
+            mean, logvar = (part.repeat(4, 1, 1) for part in self.encode(batch, available))
+        prior = self.prior_terms(mean, logvar, available.repeat(4, 1))["prior"]
+        return {"prior": prior, "loss": prior}
+
     mean, logvar = self.encode(batch, available)
     subset = SUBSETS[self.routes.shown](available)
     noise = torch.randn_like(mean[:, 0])
@@ -160,7 +171,7 @@ def loss(
 
     # the prior's route: what the latent costs
     routed = self.prior_terms(mean, logvar, available)
-    weight = ramped(self.routes.rate_weight, progress, self.routes.rate_ramp)
+    weight = ramped(self.routes.rate_weight, progress / self.stage, self.routes.rate_ramp)
     whole = explained + weight * routed["rate"] + routed["prior"]
 
     if not self.routes.contrast: return {**drawn, **routed, "loss": whole}

@@ -35,7 +35,6 @@ class ClassicalVAE(ExpertModel):
     The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
     pixels."""
     equal_shares = False    # see `one_draw`
-    stage_lr = 3.0          # factor of the learning rate after `stage` (ours, as in models.conditional)
 
     @typed
     def __init__(
@@ -62,7 +61,6 @@ class ClassicalVAE(ExpertModel):
         number(beta, "beta", least=0)
         number(label_weight, "label_weight", least=0)
         number(warmup, "warmup, a fraction of training,", 0, 1)
-        number(stage, "stage, a fraction of training,", most=1, above=0)
 
         def decoder(members: list[Spec]) -> nn.Module:
             whole = likelihood_for(members[0], sizes, likelihood, scale)
@@ -77,9 +75,8 @@ class ClassicalVAE(ExpertModel):
         self.encoders.lr_scale = self.decoders.lr_scale = 2.0    # found on quadrant digits, see training.fit
         self.dims = sizes.latent if columns is None else 1 + max(map(max, columns.values()))
         self.prior = NormalPrior(self.dims)
-        self.stage = stage
-        self.stages = {stage: self.stage_lr} if stage < 1 else {}
-        self.fitted = prior_for(sizes, FLOOR, dims=self.dims) if stage < 1 else None
+        self.rest_after(stage)
+        self.fitted = prior_for(sizes, FLOOR, dims=self.dims) if self.stages else None
 
     def arguments(self) -> dict:
         own = ("likelihood", "scale", "beta", "warmup", "label_weight", "stage")
@@ -169,8 +166,7 @@ def loss(
 
     Those are `prior` and `loss`, at four times for a code of each row: means over rows, 0 for one that has
     nothing."""
-    if self.fitted is None or progress < self.stage:
-        return self.objective(batch, available, progress / self.stage)
+    if not self.resting(progress): return self.objective(batch, available, progress / self.stage)
     codes = self.codes(batch, available)[available.any(1)]
     prior = self.fitted.loss(codes, draws=4).sum() / len(available)
     return {"prior": prior, "loss": prior}
