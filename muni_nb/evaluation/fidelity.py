@@ -122,10 +122,10 @@ def leaning(bench: Benchmark, pictures: Mapping[str, Tensor], block: int = 4096)
     """Whose neighbours pictures are: 1 nearer to one of the first SEEN training rows, -1 to an unseen one, 0 neither.
 
     {view: [N]}, for `pictures` {view: uint8 [N, 3, H, W]}, or other values, in the units of the rows. The mean is
-    their `copy_share`. Needs as much memory as `block` rows."""
+    their `copy_share`, of what was copied of those rows. Needs as much memory as `block` rows."""
     total = min(len(bench.train), SEEN)
     column = list(bench.specs).index
-    shift = -(-total // bench.cells) * bench.cells
+    shift = -(-len(bench.train) // bench.cells) * bench.cells
     closest = {k: torch.full((2, len(x)), torch.inf) for k, x in pictures.items()}
     for start in range(0, total, block):
         stop = min(start + block, total)

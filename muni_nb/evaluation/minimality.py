@@ -68,8 +68,8 @@ def ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def private_r2(z: np.ndarray, factor: np.ndarray) -> float:
     """Held-out R² of `factor` [N, F] given latents z [N, D] of one class by ridge regression.
 
-    Fit on the first half (its penalty too), tested on the second; mean over columns, below zero if worse than
-    the mean."""
+    Fit on the first half (its penalty too), tested on the second; mean over the columns that vary there, below
+    zero if worse than the mean, NaN if none varies."""
     half = len(z) // 2
     z, factor = z.astype(np.float64), factor.astype(np.float64)
     scale = np.where(np.ptp(z[:half], 0) > 0, z[:half].std(0), 1)
@@ -77,8 +77,9 @@ def private_r2(z: np.ndarray, factor: np.ndarray) -> float:
     y = factor - factor[:half].mean(0)
     missed = y[half:] - x[half:] @ ridge(x[:half], y[:half])
     varied = np.square(y[half:] - y[half:].mean(0)).sum(0)
-    unexplained = np.square(missed).sum(0) / np.where(varied > 0, varied, 1)
-    return float(1 - unexplained.mean())
+    varies = np.ptp(factor[half:], 0) > 0
+    if not varies.any(): return math.nan
+    return float(1 - (np.square(missed).sum(0)[varies] / varied[varies]).mean())
 
 # %% ../../nbs/evaluation/04_minimality.ipynb #919e2561
 def all_but_one(bench: Benchmark) -> list[tuple[str, ...]]:
@@ -160,7 +161,9 @@ def leaks(
     classes: int,                        # combinations of attributes
     per_class: int,                      # fresh test rows of each
 ) -> xr.Dataset:
-    "Leakage and private R² of `sets`, within classes."
+    """Leakage and private R² of `sets`, within classes; NaN for a factor that does not vary.
+
+    The standard error of the mean over classes is on the safe side: their variance holds the rows' error, too."""
     cells = np.linspace(0, bench.cells - 1, classes).round().astype(int).tolist()
     found = [within_class(model, class_rows(bench, cell, per_class), sets) for cell in cells]
     leaked = np.array([one for one, _ in found])

@@ -116,7 +116,8 @@ def against_operations(
         points |= {"hue": "method", "hue_order": here, "palette": colours}
         some = frame[frame.metric == metric]
         means = some.groupby(["method", "TFLOP"])["value"].mean().reset_index()
-        sns.lineplot(means, marker="o", legend=ax is axes.flat[0], **points)
+        marked = {"style": "method", "style_order": here, "markers": True, "dashes": False}
+        sns.lineplot(means, legend=ax is axes.flat[0], **points, **marked)
         sns.scatterplot(some, s=12, legend=False, **points)
         ax.axhline(float(h["real"].sel(metric=metric)), color="0.3", ls="--", lw=1)
         ax.set(title=metric, ylabel=said, xlabel="training, TFLOP", ylim=(0, 1.02))

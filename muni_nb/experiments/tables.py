@@ -99,12 +99,17 @@ def criteria(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    "A frame as a markdown table: numbers to three decimals, nothing where one is missing, text as it is."
+    """A frame as a markdown table: numbers to three decimals, nothing where one is missing, text as it is.
+
+    Seeds are whole numbers."""
     def line(cells): return f"| {' | '.join(cells)} |"
-    def shown(value): return value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.3f}"
+
+    def shown(value, name):
+        if isinstance(value, str): return value
+        return "" if pd.isna(value) else f"{value:.{0 if name == 'seeds' else 3}f}"
 
     head = [line(["", *map(str, frame.columns)]), line(["---"] * (1 + frame.shape[1]))]
-    rows = [line([str(name), *map(shown, row)]) for name, row in zip(frame.index, frame.values)]
+    rows = [line([str(name), *(shown(value, name) for value in row)]) for name, row in zip(frame.index, frame.values)]
     return "\n".join([*head, *rows])
 
 # %% ../../nbs/experiments/01_tables.ipynb #b7f0a1c3

@@ -30,6 +30,7 @@ def check_number(modalities: int) -> None:
                      f"want at most {MOST} modalities, or a pooling that does not take all subsets (not mopoe)")
 
 
+@lru_cache(maxsize=None)      # read only: it is one table for all who ask
 def all_subsets(
     modalities: int,  # M, the number of modalities
 ) -> Tensor:          # bool [2^M - 1, M], by size, then lexicographic

@@ -90,7 +90,9 @@ class PromptedFlow(GatedMLP):
 
 # %% ../../nbs/models/09_codi.ipynb #e04579f7
 class CoDi(ValueModel):
-    "A model of CoDi's type (Tang et al. 2023) over two or more modalities `specs`, side by side in z [B, D]."
+    """A model of CoDi's type (Tang et al. 2023) over two or more modalities `specs`, side by side in z [B, D].
+
+    Its size is `width` and `depth`: `sizes`, which every model takes, change nothing here."""
     joined_lr = 3.0      # factor of the learning rate in the third stage (ours)
 
     @typed

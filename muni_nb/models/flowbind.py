@@ -80,7 +80,9 @@ class BoundFlow(nn.Module):
 
 # %% ../../nbs/models/07_flowbind.ipynb #1ff4be3d
 class FlowBind(LatentModel):
-    "FlowBind (2025) over the modalities `specs`; z [B, D] is its shared latent, as wide as the widest modality."
+    """FlowBind (2025) over the modalities `specs`; z [B, D] is its shared latent, as wide as the widest modality.
+
+    Its size is `width` and `depth`: `sizes`, which every model takes, change nothing here."""
     settings = {**LatentModel.settings, "latents": Latents}
     published = {"width": 1152, "depth": 12}     # 567,972,864 parameters for three modalities of 768 features
 

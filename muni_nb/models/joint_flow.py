@@ -23,7 +23,9 @@ from ..nets.build import Sizes
 
 # %% ../../nbs/models/08_joint_flow.ipynb #45d3cbbd
 class JointFlow(ValueModel):
-    "One flow over the modalities `specs` side by side, z [B, D], each at a time of its own."
+    """One flow over the modalities `specs` side by side, z [B, D], each at a time of its own.
+
+    Its size is `width` and `depth`: `sizes`, which every model takes, change nothing here."""
     published = {"width": 1024, "depth": 24}     # near the published count: 281.21 M, of a transformer
 
     @typed
