@@ -12,7 +12,7 @@ from muni_nb.training.fit import fit
 
 OPTIONS = dict.fromkeys(("FlowBind", "JointFlow", "CoDi"), {"width": 16, "depth": 1})      # known to no `Sizes`
 # models with a stage of their prior alone, as models of their own: {name: (model, its options)}
-STAGED = {f"{name}, fitted prior": (name, {"stage": 0.5}) for name in ("MUNI", "MoPoE", "MMVAE+", "JMVAE")}
+STAGED = {f"{name}, staged": (name, {"stage": 0.5}) for name in ("MUNI", "MoPoE", "MMVAE+", "JMVAE")}
 QUICK = dict(steps=6, batch_size=32, warmup=0, log_every=1, save_every=1, precision="float32", progress=False)
 
 

@@ -161,7 +161,7 @@ def leaks(
     classes: int,                        # combinations of attributes
     per_class: int,                      # fresh test rows of each
 ) -> xr.Dataset:
-    """Leakage and private R² of `sets`, within classes; NaN for a factor that does not vary.
+    """Leakage and private R² of `sets`, within classes; NaN for a factor that in some class or view does not vary.
 
     The standard error of the mean over classes is on the safe side: their variance holds the rows' error, too."""
     cells = np.linspace(0, bench.cells - 1, classes).round().astype(int).tolist()

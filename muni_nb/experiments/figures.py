@@ -109,10 +109,12 @@ def by_size(ds: xr.Dataset, figure: Figure) -> xr.DataArray:
 
 
 def by_private_factor(ds: xr.Dataset, figure: Figure) -> xr.DataArray:
-    "A figure [factor, cell, seed] of each private factor by itself."
-    factors = [str(factor) for factor in ds.factor.values]
-    read = [replace(figure, at={**figure.at, "factor": factor}).read(ds) for factor in factors]
-    return xr.concat(read, pd.Index(factors, name="factor")).rename("value")
+    "A figure [factor, cell, seed] of each private factor by itself, of those that vary."
+    read = {}
+    for factor in map(str, ds.factor.values):
+        value = replace(figure, at={**figure.at, "factor": factor}).read(ds)
+        if value is not None: read[factor] = value
+    return xr.concat(list(read.values()), pd.Index(list(read), name="factor")).rename("value")
 
 
 def size_panel(value: xr.DataArray, ideal: float, ax, legend: bool) -> None:

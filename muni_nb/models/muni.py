@@ -90,6 +90,7 @@ class MUNI(ExpertModel):
                                         # prior alone is fitted on (ours; 1: never)
         latents: Latents = Latents(),   # how the prior is sampled
     ):
+        "InputError for a wrong value, such as a `stage` not in (0, 1]."
         number(encoder_lr, "encoder_lr", above=0)
         if routes.pooling == "mopoe": check_number(len(specs))
         super().__init__(specs, sizes)
