@@ -22,10 +22,11 @@ from muni_nb.experiments.store import keep, kept_in, read, read_result, studies
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
 ALONE, TOLD = ["nothing"], ["nothing", "digit", "digit+quadrant"]
 # Of what was drawn: by study and cell (or run, or * for all others) the given sets that its notebook shows.
+PICTURED = ("MUNI", "MoPoE", "MLD_flow", "classical_MoPoE", "classical_MMVAE_", "oracle")
 FIVE = ("MLD", "MLD_flow", "MVAE", "MMVAE", "MMVAE_", "MoPoE", "MVTCAE")
 SHOWN = {
     "routing": {"*": TOLD},
-    "peers": dict.fromkeys(["MoPoE", "MLD_flow", "classical_MoPoE", "classical_MMVAE_"], ["nothing", "digit+quadrant"]),
+    "peers": dict.fromkeys(PICTURED, ["nothing", "digit+quadrant"]),
     "reference": {"MUNI_16": TOLD, "Oracle_16": TOLD, "MUNI_32": ALONE, "Oracle_32": ALONE},
     "one_to_many": {"*": ["digit", "quadrant"]},
     "five_views": {"MUNI": ALONE} | {f"five_views_{name}": ALONE for name in FIVE},
