@@ -5,7 +5,9 @@ import ast
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -120,9 +122,11 @@ def test_python_is_python(path, text):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, tmp_path):
     "What blocks import, made small; and the arrays that they speak of."
     import muni_nb.data.digits, muni_nb.evaluation.report, muni_nb.evaluation.verifier, muni_nb.training.fit
+    import muni_nb.experiments.run, muni_nb.experiments.sweep
+    from muni_nb.models.classical.mopoe import MoPoE
     def smaller(module, name, **small):
         whole = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, **told: whole(*given, **told | small))
@@ -130,6 +134,14 @@ def quick(monkeypatch):
     smaller(muni_nb.training.fit, "fit", steps=1, batch_size=8, progress=False)
     smaller(muni_nb.evaluation.verifier, "judge_for", folder=None, steps=1, width=4, progress=False)
     smaller(muni_nb.evaluation.report, "evaluate", rows=4, steps=1, per_class=4, probe_steps=1)
+    smaller(muni_nb.experiments.run, "Run", **muni_nb.experiments.run.settings(True))
+    sweep = muni_nb.experiments.sweep.sweep
+    monkeypatch.setattr(muni_nb.experiments.sweep, "sweep", lambda runs, folder: sweep(runs[:2], folder, workers=0))
+    mine = ModuleType("my_package.models")
+    mine.Mine = MoPoE
+    monkeypatch.setitem(sys.modules, "my_package", ModuleType("my_package"))
+    monkeypatch.setitem(sys.modules, "my_package.models", mine)
+    monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     labels = np.arange(120) % 3
     return {"photos": random.integers(0, 255, (120, 16, 16, 3), dtype=np.uint8), "labels": labels,
