@@ -77,7 +77,7 @@ def private_r2(z: np.ndarray, factor: np.ndarray) -> float:
     y = factor - factor[:half].mean(0)
     missed = y[half:] - x[half:] @ ridge(x[:half], y[:half])
     varied = np.square(y[half:] - y[half:].mean(0)).sum(0)
-    varies = np.ptp(factor[half:], 0) > 0
+    varies = np.ptp(factor[half:], 0) > 0      # exactly: a mean rounds
     if not varies.any(): return math.nan
     return float(1 - (np.square(missed).sum(0)[varies] / varied[varies]).mean())
 
@@ -161,9 +161,10 @@ def leaks(
     classes: int,                        # combinations of attributes
     per_class: int,                      # fresh test rows of each
 ) -> xr.Dataset:
-    """Leakage and private R² of `sets`, within classes; NaN for a factor that in some class or view does not vary.
+    """Leakage and private R² of `sets`, within classes.
 
-    The standard error of the mean over classes is on the safe side: their variance holds the rows' error, too."""
+    R² is NaN for a factor that in some class or view does not vary. The standard error of the mean over
+    classes is on the safe side: their variance holds the rows' error, too."""
     cells = np.linspace(0, bench.cells - 1, classes).round().astype(int).tolist()
     found = [within_class(model, class_rows(bench, cell, per_class), sets) for cell in cells]
     leaked = np.array([one for one, _ in found])

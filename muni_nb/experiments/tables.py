@@ -109,7 +109,9 @@ def markdown(frame: pd.DataFrame) -> str:
         return "" if pd.isna(value) else f"{value:.{0 if name == 'seeds' else 3}f}"
 
     head = [line(["", *map(str, frame.columns)]), line(["---"] * (1 + frame.shape[1]))]
-    rows = [line([str(name), *(shown(value, name) for value in row)]) for name, row in zip(frame.index, frame.values)]
+    rows = []
+    for name, row in zip(frame.index, frame.values):
+        rows.append(line([str(name), *(shown(value, name) for value in row)]))
     return "\n".join([*head, *rows])
 
 # %% ../../nbs/experiments/01_tables.ipynb #b7f0a1c3

@@ -33,7 +33,7 @@ class ConditionalMUNI(MUNI):
         sizes: Sizes = Sizes(),
         max_logsnr: float = 3.0,
         encoder_lr: float = 1.0,
-        stage: float = 0.75,
+        stage: float = 0.75,   # as of MUNI: after it the flow alone is fitted on
         latents: Latents = Latents(),
     ):
         "As `MUNI`."

@@ -61,7 +61,9 @@ class ExpertModel(LatentModel):
         self.encoders = nn.ModuleDict({k: encoder_for(s, sizes) for k, s in specs.items()})
 
     def rest_after(self, stage: float) -> None:
-        "Encoders and decoders rest after that fraction of training (1: never). ValueError if it is not in (0, 1]."
+        """Encoders and decoders rest after that fraction of training (1: never).
+
+        ValueError if it is not in (0, 1]."""
         number(stage, "stage, a fraction of training,", most=1, above=0)
         self.stage = stage
         self.stages = {stage: self.stage_lr} if stage < 1 else {}

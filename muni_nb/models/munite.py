@@ -166,8 +166,9 @@ class MUNITE(LatentModel):
             number(value, name, least=0)
         number(temperature, "temperature", above=0)
         one_of(split, "split", list(SPLITS))
-        if latents.solver == "heun":      # it asks for the velocity at time 1, too, where this one has no value
-            raise InputError("MUNITE cannot draw by heun, which asks at the end of its walk: choose euler or midpoint")
+        if latents.solver == "heun":      # at time 1 the velocity has no value
+            raise InputError("MUNITE cannot draw by heun, which asks for the velocity at the end of its walk: "
+                             "choose euler or midpoint")
         for name, value in fractions.items():
             number(value, f"{name}, a fraction,", 0, 1)
         super().__init__(specs, sizes)

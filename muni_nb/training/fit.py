@@ -142,8 +142,9 @@ def flat(values: Mapping, head: str = "") -> dict:
 def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     "FileError naming what differs between the run that wrote the checkpoint at `path` and this one."
     saved = {"rows": now.get("rows"), **saved}                           # older ones did not say of which rows,
-    saved["recipe"] = {"by_pattern": False, "parts": 1, **saved.get("recipe", {})}   # nor how batches are made,
-    if "stage" in now.get("model", {}): saved["model"] = {"stage": 1.0, **saved.get("model", {})}   # nor of a stage
+    saved["recipe"] = {"by_pattern": False, "parts": 1, **saved.get("recipe", {})}   # nor how batches are made
+    if "stage" in now.get("model", {}):                                  # nor that there was no last stage
+        saved["model"] = {"stage": 1.0, **saved.get("model", {})}
     old, new = flat(saved), flat(now)
     different = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if not different: return
