@@ -69,8 +69,7 @@ def settings_told(told: argparse.Namespace) -> dict:
     if not isinstance(filed, Mapping): raise InputError(f"config {told.config} holds no named settings")
     values = merged(merged(filed, named), told.dotted)
     if told.preset is None: return values
-    benchmark = (values.get("bench") or {}).get("benchmark", "quadrant_digits")
-    return merged(preset_values(told.preset, benchmark), values)
+    return merged(preset_values(told.preset, values.get("bench")), values)
 
 # %% ../nbs/02_main.ipynb #c3d27233
 def train_options(options: argparse.ArgumentParser) -> None:

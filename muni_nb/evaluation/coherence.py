@@ -148,7 +148,7 @@ def agreement_of(bench: Benchmark, shown: Mapping[str, Mapping[str, Tensor]]) ->
 
     NaN where there is no pair."""
     every = {a: all_agree(by).float() for a, by in shown.items() if by}
-    every["both"] = torch.stack(list(every.values())).prod(0)
+    if every: every["both"] = torch.stack(list(every.values())).prod(0)
     agreement = {}
     for a, pairs in view_pairs(bench, shown).items():
         together = every[a].mean().item() if a in every else math.nan
@@ -232,8 +232,9 @@ def decoder_entropy(
     "`decoder_entropy` (nats) of each attribute, over decodings of one latent; each latent by one view in turn."
     views, table = [k for k in bench.views if bench.carries[k]], []
     if not views: return xr.Dataset()
-    latents = min(latents, len(rows)) // len(views) * len(views)
-    rows = rows.select(torch.randperm(len(rows))[:latents])
+    latents = max(1, min(latents, len(rows)) // len(views)) * len(views)
+    again = math.ceil(latents / len(rows))                                  # where rows are fewer than views
+    rows = rows.select(torch.randperm(len(rows)).repeat(again)[:latents])
     for given in routes:
         z = model.infer({k: rows.values[k] for k in given}, **({} if given else {"n": latents}))
         drawn = {}

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 import xarray as xr
 
-from ..gate import near_names
+from ..gate import InputError, near_names
 
 # %% ../../nbs/evaluation/00_declare.ipynb #7de4f28a
 AXES = ("modality", "given_size", "given_mask", "carries")     # what `with_axes` adds
@@ -140,6 +140,13 @@ class Figure:
     real: str | float = math.nan        # of real rows, true samples or a minimal code: a variable or a number
     counted: bool = False               # a count of rows, as many as the variable says
 
+    def check_axes(self, ds: xr.Dataset) -> None:
+        "InputError for an axis that the dataset lacks, and has nearly."
+        axes = [*map(str, ds.dims), *map(str, ds.coords)]
+        for axis in self.at:
+            near = [] if axis in axes else near_names(axis, axes, cutoff=0.75)
+            if near: raise InputError(f"figure {self.name!r} is read at {axis!r}, which is no axis: did you mean {near[0]}?")
+
     def is_in(self, values: xr.DataArray) -> bool:
         "Whether an array has the place at which the figure is read."
         for axis, wanted in self.at.items():
@@ -155,6 +162,7 @@ class Figure:
     def read(self, ds: xr.Dataset) -> xr.DataArray | None:
         "The values [cell, seed]; None where the dataset does not hold them."
         needed = [self.variable, self.less] if self.less else [self.variable]
+        if self.variable in ds: self.check_axes(ds)
         if not all(name in ds and self.is_in(ds[name]) for name in needed): return None
         value = ds[self.variable] - ds[self.less] if self.less else ds[self.variable]
         value = self.select(value)
@@ -163,10 +171,17 @@ class Figure:
         return value.reset_coords(drop=True) if value.notnull().any() else None
 
     def reference(self, ds: xr.Dataset, which: str) -> float:
-        "Its `chance` or `real`, which does not depend on the run; NaN if the dataset lacks it."
+        """Its `chance` or `real`, which does not depend on the run; NaN if the dataset lacks it.
+
+        And where cells differ in it by more than a twentieth: they are of unlike benchmarks."""
         source = getattr(self, which)
         if not isinstance(source, str): return source
-        return float(self.select(ds[source]).mean()) if source in ds and self.is_in(ds[source]) else math.nan
+        if source not in ds or not self.is_in(ds[source]): return math.nan
+        values = self.select(ds[source])
+        mean = float(values.mean())
+        if "cell" not in values.dims: return mean
+        of_cells = values.mean([axis for axis in values.dims if axis != "cell"])
+        return math.nan if float(of_cells.max() - of_cells.min()) > abs(mean) / 20 else mean
 
     def trials(self, ds: xr.Dataset) -> float:
         "The rows behind a fraction that is a count of rows, else NaN."

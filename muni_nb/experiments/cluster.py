@@ -261,7 +261,10 @@ def outcomes(self: Cluster, todo: Mapping[str, Run], folder: Path, tell: Callabl
     judges = packed(folder / "verifiers", "*.safetensors")
     judges = self.client.submit(dict, judges, pure=False)        # what runs share goes to each worker once
 
+    tried = Counter()
+
     def begin(name: str) -> Future:
+        tried[name] += 1
         model = packed(folder / "models" / todo[name].model_name)
         return self.submit(made_there, todo[name], name, judges, model, self.device, self.topic)
 
@@ -275,7 +278,7 @@ def outcomes(self: Cluster, todo: Mapping[str, Run], folder: Path, tell: Callabl
             name = waiting.pop(future)
             error = self.settle(future, todo[name], folder)
             del future               # a result that anybody may still ask for is made again if its worker is lost
-            innocent = isinstance(error, WorkerDied) and self.begun[name] < TRIES
+            innocent = isinstance(error, WorkerDied) and max(tried[name], self.begun[name]) < TRIES
             if innocent: waiting[begin(name)] = name
             else: yield name, error
 

@@ -20,13 +20,15 @@ from torch import Tensor
 
 from ..data.spec import Benchmark, Rows, show_rows, with_labels
 from ..evaluation.verifier import Judge, judge_for
-from .run import BENCHMARKS, OURS, Run, arguments_of, bench_of, named
+from .run import OURS, Run, arguments_of, bench_of, benchmark_of
 from .store import find, gather
 from .tables import headline
 from .told import as_yaml, read_config, run_told, values_of
 from ..features.cache import Standard
 from ..features.scenes import standardised_scenes
-from ..files import read_tensors, read_values, spoken_bytes, write_tensors, write_values, write_whole
+from muni_nb.files import (
+    as_values, read_tensors, read_values, spoken_bytes, unreadable, value_digest, write_tensors, write_values,
+    write_whole)
 from ..gate import InputError, one_of, path_of
 from ..models.base import LatentModel
 
@@ -39,8 +41,7 @@ def light_bench(arguments: Mapping, standards: Standards | None = None) -> Bench
     """The benchmark of a run's `bench` with few rows; whole where its rows are not ours, or decide what features are.
 
     `standards`: of features, where they are known."""
-    name = arguments.get("benchmark", "quadrant_digits")
-    builder = named(name, BENCHMARKS, "benchmark")
+    name, builder = benchmark_of(arguments)
     takes = arguments_of(builder)
     if builder not in OURS or (name == "scene_features" and standards is None): return bench_of(arguments)
     few = {k: n for k, n in FEW.items() if k in takes}
@@ -104,8 +105,14 @@ def trained_at(folder: str | Path, name: str = "") -> Trained:
 
     FileError if it is damaged, InputError if it is of another version."""
     folder = path_of(folder)
-    run = run_told(read_config(folder / "run.yaml"))
-    model = run.kind.load(folder).eval().requires_grad_(False)
+    file = folder / "run.yaml"
+    try: run = run_told(read_config(file))
+    except InputError as error: raise InputError(f"{file}: {error}") from error
+    with torch.random.fork_rng(devices=[]):
+        model = run.kind.load(folder).requires_grad_(False)
+        told = run.build(model.specs)
+    if as_values(told.config(), "it") != as_values(model.config(), "it"):
+        raise unreadable(file, "run", "it is not the run of the model beside it", "copy both again")
     figures = {}
     if (folder / "figures.json").is_file():
         figures = read_values(folder / "figures.json", "table of figures", "copy it again")
@@ -138,8 +145,9 @@ def write_trained(kept: str | Path, folder: str | Path) -> Path:
     if size > LARGEST:
         raise InputError(f"{kept} has {spoken_bytes(size)} in half precision, at most {spoken_bytes(LARGEST)} can come "
                          "with the package: train a smaller one")
-    write_tensors(folder / "model.safetensors", state)
-    write_values(folder / "config.json", one.model.config())
+    config = as_values(one.model.config(), "a model's configuration")
+    write_tensors(folder / "model.safetensors", state, config=value_digest(config))
+    write_values(folder / "config.json", config)
     write_values(folder / "figures.json", figures_of(one.run, kept.parent.parent))
     if one.bench.see: write_standards(folder / "standards.safetensors", one.bench)
     write_whole(folder / "run.yaml", as_yaml(values_of(one.run)).encode())     # last: where it is, all is

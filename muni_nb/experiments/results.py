@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAID', 'IN_TEX', 'COLUMN', 'PAGE', 'FOR_PAPER', 'Kept', 'study_at', 'stated', 'kept_at', 'read_by', 'setting',
-           'differing', 'told_apart', 'Results', 'at_each_guidance', 'opened', 'cells', 'mean_and_half', 'intervals',
-           'shown', 'paper_table', 'styled', 'latex_of', 'latex', 'interval_figure', 'interval_panel', 'save_figure',
-           'difference', 'missing']
+           'differing', 'told_apart', 'fullest', 'Results', 'at_each_guidance', 'opened', 'cells', 'mean_and_half',
+           'intervals', 'shown', 'paper_table', 'styled', 'latex_of', 'latex', 'interval_figure', 'interval_panel',
+           'save_figure', 'difference', 'missing']
 
 # %% ../../nbs/experiments/07_results.ipynb #02b7b6e2
 import json
@@ -68,7 +68,7 @@ def kept_at(place: str | Path) -> list[Kept]:
         if not OF_ONE_RUN.fullmatch(file.name): continue
         ds = read_result(file)
         cell, seed, _ = file.stem.rsplit("-", 2)
-        found.append(Kept(cell, int(seed), stated(ds), ds))
+        found.append(Kept(ds.attrs.get("cell", cell), int(seed), stated(ds), ds))     # older results lack the name
     for file in studies(path):
         found += [Kept(cell, seed, stated(ds), ds) for cell, seed, ds in kept_in(file).values()]
     return found
@@ -109,6 +109,15 @@ def told_apart(kept: Sequence[Kept]) -> list[Kept]:
             found += [Kept(called, each.seed, each.config, each.ds) for each in runs]
     return found
 
+
+def fullest(kept: Sequence[Kept]) -> list[Kept]:
+    "Of each cell and seed one result, that of most given sets: a run judged twice counts once."
+    found: dict[tuple[str, int], Kept] = {}
+    for each in kept:
+        best = found.setdefault((each.cell, each.seed), each)
+        if each.ds.sizes.get("given", 0) > best.ds.sizes.get("given", 0): found[each.cell, each.seed] = each
+    return list(found.values())
+
 # %% ../../nbs/experiments/07_results.ipynb #71482703
 @dataclass(frozen=True)
 class Results:
@@ -140,7 +149,7 @@ def opened(place: str | Path) -> list[Results]:
     names = differing([json.loads(told) for told in groups])
     found = []
     for told, kept in sorted(groups.items(), key=lambda group: -len(group[1])):
-        kept = told_apart(kept)
+        kept = fullest(told_apart(kept))
         ds = side_by_side([(each.cell, each.seed, each.ds) for each in kept])
         name = ", ".join([path.stem, *(f"{each} {json.loads(told).get(each)}" for each in names)])
         found += at_each_guidance(name, ds, {each.cell: setting(each.config) for each in kept})
@@ -287,7 +296,7 @@ def difference(
 ) -> pd.DataFrame:
     """Ours minus theirs, of every cell and metric that both hold: what `tables.compare` finds, seed by seed.
 
-    InputError if they share no cell."""
+    InputError if they share no cell, or no seed of one."""
     one, other = headline(ours.ds, metrics=metrics), headline(theirs.ds, metrics=metrics)
     shared = [cell for cell in map(str, one.cell.values) if cell in other.cell.values]
     if not shared:
@@ -299,6 +308,8 @@ def difference(
         values = [h["value"].sel(cell=cell, metric=metric) for h in (one, other)]
         found = compare(*values, trials, level)
         if found: rows.append({"cell": cell, "metric": metric, **found})
+    if not rows:
+        raise InputError(f"{ours.name} and {theirs.name} share no seed of {', '.join(shared)}: run one that both have")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/experiments/07_results.ipynb #17e6a7b4

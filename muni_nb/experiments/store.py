@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'NEW', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'check_whole', 'ours',
-           'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in', 'keep', 'files_of',
-           'find', 'read', 'result_in', 'check_comparable', 'side_by_side', 'NoneFinished', 'gather']
+           'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in', 'keep',
+           'finish_keeping', 'files_of', 'find', 'read', 'result_in', 'check_comparable', 'side_by_side',
+           'NoneFinished', 'gather']
 
 # %% ../../nbs/experiments/02_store.ipynb #bb844042
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +21,9 @@ import xarray as xr
 from ..evaluation.declare import AXES
 from .records import pack, unpack
 from .run import Run, run_of
-from ..files import check_seal, naming, read_bytes, read_dataset, seal_of, unreadable, write_dataset
+from ..files import alone, check_seal, naming, read_bytes, read_dataset, seal_of, unreadable, write_dataset
 from ..gate import path_of
+from ..training.progress import say
 
 # %% ../../nbs/experiments/02_store.ipynb #35bf7d29
 def encoded(v: xr.Variable, name: str, chunks: Sequence[int] | None = None) -> dict:
@@ -134,8 +136,6 @@ def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
     "All that a study's file holds, by digest: cell, seed and result."
     if not path.exists(): return {}
     figures = _figures(path, state_of(path))
-    drawn, beside = drawn_with(path, figures), drawn_beside(path)
-    if drawn not in (None, beside): os.replace(drawn, beside)             # a keeping was cut off
     named = zip(digests(path), figures["cell"].values, figures["seed"].values)
     return {digest: (str(cell), int(seed), recorded(path, digest)) for digest, cell, seed in named}
 
@@ -143,8 +143,8 @@ def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
 def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], anew: bool = False) -> None:
     """Keep `results`, one for each of `runs`, in the study's file `path` and the one beside it.
 
-    Those of the same runs are replaced. `anew`: the study then holds nothing else. ValueError if a result is not of its
-    run, by its own config."""
+    Those of the same runs are replaced. `anew`: the study then holds nothing else. Of several processes, one keeps at a
+    time. ValueError if a result is not of its run, by its own config."""
     path = path_of(path)
     if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN):
         raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
@@ -154,7 +154,22 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
             raise ValueError(f"the result for {run.name} is of another run, {found} by its own config: give results in "
                              "the order of runs")
     if not runs: return
-    kept = ({} if anew else kept_in(path)) | {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
+    given = {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
+    with alone(path.with_name(f".{path.name}.lock"), lambda: say(f"another process is keeping runs in {path.name}")):
+        if not anew:
+            finish_keeping(path)
+            given = kept_in(path) | given
+        _keep(path, given)
+
+
+def finish_keeping(path: Path) -> None:
+    "If a keeping in a study's file was cut off: put what its runs drew where it belongs."
+    if not path.exists(): return
+    drawn, beside = drawn_with(path, _figures(path, state_of(path))), drawn_beside(path)
+    if drawn not in (None, beside): os.replace(drawn, beside)
+
+
+def _keep(path: Path, kept: Mapping[str, tuple[str, int, xr.Dataset]]) -> None:
     cells, seeds, whole = zip(*kept.values())
     packed = pack([ds.drop_encoding() for ds in whole])
     packed = packed.assign(identity=("run", list(kept)), cell=("run", list(cells)), seed=("run", list(seeds)))
@@ -222,17 +237,20 @@ SHARED = (   # attributes that runs may have in common
 def side_by_side(results: Iterable[tuple[str, int, xr.Dataset]]) -> xr.Dataset:
     """Results by cell and seed, one or more, as one dataset over (cell, seed), cells in their order.
 
-    What was left out of them is its attribute `left_out`, {cell: {seed: {what: why}}} as JSON."""
-    cells: dict[str, list[xr.Dataset]] = {}
+    What was left out of them is its attribute `left_out`, {cell: {seed: {what: why}}} as JSON. ValueError if a cell has
+    two results with one seed."""
+    cells: dict[str, dict[int, xr.Dataset]] = {}
     left_out: dict[str, dict[int, dict]] = {}
     for cell, seed, ds in results:
         ds = ds.drop_encoding()                                       # a whole number may be missing once gathered
         ds = ds.drop_vars(AXES, errors="ignore")                      # of this run's given sets alone
         if "left_out" in ds.attrs: left_out.setdefault(cell, {})[seed] = json.loads(ds.attrs["left_out"])
         ds.attrs = {k: v for k, v in ds.attrs.items() if k in SHARED}
-        cells.setdefault(cell, []).append(ds.expand_dims(cell=[cell], seed=[seed]))
+        seen = cells.setdefault(cell, {})
+        if seed in seen: raise ValueError(f"{cell!r} has two results with seed {seed}: give one of them another name")
+        seen[seed] = ds.expand_dims(cell=[cell], seed=[seed])
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}
-    whole = xr.concat([xr.concat(parts, "seed", **options) for parts in cells.values()], "cell", **options)
+    whole = xr.concat([xr.concat(parts.values(), "seed", **options) for parts in cells.values()], "cell", **options)
     return whole.assign_attrs(left_out=json.dumps(left_out)) if left_out else whole
 
 

@@ -133,9 +133,11 @@ class Study:
         if self.publishing and self.preset != published:
             raise InputError(f"parameter publish is for the preset {published}, not {self.preset}")
         self.root = repository_root()
-        vanishing = self.preset != asked
-        beside = tempfile.mkdtemp() if vanishing else self.root / "results"
-        self.out = place(asked_for("folder", os.environ.get("MUNI_NB_RESULTS") or beside), "parameter folder")
+        told = asked_for("folder", os.environ.get("MUNI_NB_RESULTS") or None)
+        vanishing = told is None and self.preset != asked
+        self._vanishing = tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if vanishing else None
+        beside = self._vanishing.name if vanishing else self.root / "results"
+        self.out = place(beside if told is None else told, "parameter folder")
         self.records = [self.root / RECORDS] if (self.root / RECORDS).is_dir() else []
         self.workers = asked_for("workers", None)
         self.device = asked_for("device", "cpu")

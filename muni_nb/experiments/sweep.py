@@ -34,8 +34,9 @@ import xarray as xr
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..data.spec import Benchmark
 from ..evaluation.alignment import towers_for
-from ..evaluation.coherence import published_routes
+from ..evaluation.report import routes_of, strengths_of
 from ..evaluation.verifier import judge_for
 from .cluster import TRIES, Cluster, Outcome, WorkerDied, lost_worker
 from .execute import RESULT_BYTES, execute
@@ -71,10 +72,9 @@ def kind_of(run: Run) -> str:
     return json.dumps([run.model, run.sizes.values(), run.options, run.bench, recipe, run.evaluation], sort_keys=True)
 
 
-def pictures_of(model, run: Run) -> int:
+def pictures_of(model, bench: Benchmark, routes: Sequence[Sequence[str]] | None) -> int:
     "How many values of flow decoders an evaluation draws for each row."
-    routes = run.evaluation.get("routes") or published_routes(bench_of(run.bench))
-    return sum(name not in given for given in routes for name in model.guided)
+    return sum(name not in given for given in routes_of(model, bench, routes) for name in model.guided)
 
 # %% ../../nbs/experiments/04_sweep.ipynb #b6d7d4c4
 def rehearse_cost(run: Run, device: str = "cpu") -> Cost:
@@ -88,16 +88,16 @@ def rehearse_cost(run: Run, device: str = "cpu") -> Cost:
     fit(model, bench, device=device, progress=False, recipe=recipe)
     step = (time.perf_counter() - began) / TIMED_STEPS
 
-    rows, guidances = run.evaluation.get("rows", 1000), run.evaluation.get("guidance", 1.5)
-    solver_steps = run.evaluation.get("steps", 12)
-    strengths = len(guidances) if isinstance(guidances, Sequence) else 1
-    drawn, judging = min(64, rows), 0.0
+    asked, judging = run.config()["evaluation"], 0.0
     if model.guided:
+        drawn = min(64, asked["rows"])
         z = torch.zeros(drawn, model.infer({}, n=1).shape[1], device=model.device)
         began = time.perf_counter()
         model.decode(z, model.guided[:1], steps=1, guidance=3.0)
         one = (time.perf_counter() - began) / drawn
-        judging = BESIDES_DRAWING * one * solver_steps * rows * pictures_of(model, run) * strengths
+        strengths, _ = strengths_of(asked["guidance"])
+        pictures = asked["rows"] * pictures_of(model, bench, asked["routes"]) * len(strengths)
+        judging = BESIDES_DRAWING * one * asked["steps"] * pictures
     return Cost(step * run.recipe.steps, judging, checkpoint_bytes(model))
 
 # %% ../../nbs/experiments/04_sweep.ipynb #91ded126

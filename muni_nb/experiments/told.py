@@ -18,9 +18,9 @@ from typing import Any, get_type_hints
 import yaml
 
 from .run import (
-    BENCHMARKS, RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, checked, named, run_of, types_of)
+    RESULTS_VERSION, TRAINING_VERSION, Run, arguments_of, benchmark_of, checked, run_of, types_of)
 from .run import published, settings
-from ..gate import InputError, InputTypeError, brief, nearest, one_of, path_of, whole
+from ..gate import InputError, InputTypeError, as_annotated, brief, nearest, one_of, path_of, whole
 from ..nets.build import Sizes
 
 # %% ../../nbs/experiments/02_told.ipynb #ae8c7b85
@@ -140,14 +140,14 @@ PRESETS = {   # makers of a run's arguments
     "published": published}
 
 
-def preset_values(name: str, benchmark: str = "quadrant_digits") -> dict:
-    "What a preset says of a run, of the arguments of its benchmark those that this one takes."
+def preset_values(name: str, bench: Mapping | None = None) -> dict:
+    "What a preset says of a run, of the arguments of a benchmark those that the one takes that `bench` asks for."
     shared = PRESETS[one_of(name, "preset", list(PRESETS))]()
     run = Run("run", **shared)
-    takes = arguments_of(named(benchmark, BENCHMARKS, "benchmark"))
-    bench = {k: v for k, v in shared["bench"].items() if k in takes}
+    _, builder = benchmark_of(bench or {})
+    taken = {k: v for k, v in shared["bench"].items() if k in arguments_of(builder)}
     recipe = values_of(run)["recipe"]
-    return {"sizes": run.sizes.changed(), "recipe": recipe, "bench": bench, "evaluation": shared["evaluation"]}
+    return {"sizes": run.sizes.changed(), "recipe": recipe, "bench": taken, "evaluation": shared["evaluation"]}
 
 # %% ../../nbs/experiments/02_told.ipynb #a5c893b8
 def options_in_words(values: Mapping, head: str = "--") -> list[str]:
@@ -174,12 +174,14 @@ def runs_told(values, preset: str | None = None, changes: Mapping = {}) -> list[
     for name in values:
         if name not in ("shared", "runs", "seeds"):
             raise InputError(f"unknown entry {name!r} of a file of runs{nearest(name, ['shared', 'runs', 'seeds'])}")
-    found, seeds = [], values.get("seeds") or [None]
+    shared = as_annotated(values.get("shared") or {}, dict, "shared")
+    seeds = as_annotated(values.get("seeds") or [], Sequence[int], "seeds")
+    found = []
     for i, each in enumerate(values["runs"]):
         if not isinstance(each, Mapping): raise InputError(f"runs[{i}] must be named values, got {brief(each)}")
-        one = merged(merged(values.get("shared") or {}, {"cell": f"run {i}"} | dict(each)), changes)
-        benchmark = (one.get("bench") or {}).get("benchmark", "quadrant_digits")
-        if preset: one = merged(preset_values(preset, benchmark), one)
-        try: found += [run_told(one if seed is None else {**one, "seed": seed}) for seed in seeds]
+        one = merged(merged(shared, {"cell": f"run {i}"} | dict(each)), changes)
+        try:
+            if preset: one = merged(preset_values(preset, one.get("bench")), one)
+            found += [run_told({**one, "seed": seed}) for seed in seeds] if seeds else [run_told(one)]
         except InputError as error: raise InputError(f"runs[{i}]: {error}") from None
     return found

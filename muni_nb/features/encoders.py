@@ -24,7 +24,7 @@ import torchaudio
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
-from ..data.own import read_samples
+from ..data.own import as_seen, read_samples
 from .cache import Source
 from ..gate import InputError, device_of, one_of
 from ..nets.sentence import FROZEN
@@ -135,13 +135,7 @@ def decoded(path: Path | BinaryIO, most: float = math.inf) -> Image.Image:
         with Image.open(path) as image:
             if image.width * image.height > most: raise Undecodable(f"it has {image.width} x {image.height} pixels")
             image.load()
-            if image.mode.startswith("I"):                                # 16 bits, or 32 that hold 16
-                high = np.asarray(image).astype(np.int64) >> 8
-                return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-            return image.convert("RGB")
+            return as_seen(image).convert("RGB")
     except Undecodable: raise
     except UnidentifiedImageError as error: raise Undecodable("it does not decode (of no known format)") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -105,6 +105,11 @@ class MUNI(ExpertModel):
     @property
     def pooling(self) -> str: return self.routes.pooling
 
+    def check_rows(self, available: Tensor) -> None:
+        if self.routes.prior_subsets == "leave_one_out" and not (available.sum(1) > 1).any():
+            raise InputError("no row observes two modalities, so there is no posterior that leaves one out, and the prior "
+                             "would learn nothing: choose Routes(prior_subsets=\"all\")")
+
     def arguments(self) -> dict:
         return {
             **super().arguments(),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'recipe_of',
+           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'check_terms', 'gradients', 'train_step', 'recipe_of',
            'checkpoint_of', 'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
@@ -192,6 +192,15 @@ def room_for(step: int, recipe: Recipe, device: str) -> Iterator[None]:
         raise torch.OutOfMemoryError(f"step {step}: {device} has no room for {batch}: {remedy} ({said})") from error
 
 
+def check_terms(terms: object, model: nn.Module) -> None:
+    "InputTypeError unless what a model's `loss` returned are named scalar tensors, `loss` among them."
+    scalar = lambda value: isinstance(value, Tensor) and not value.dim()
+    if isinstance(terms, Mapping) and "loss" in terms and all(map(scalar, terms.values())): return
+    got = {k: brief(v) for k, v in terms.items()} if isinstance(terms, Mapping) else brief(terms)
+    raise InputTypeError(f"{type(model).__name__}.loss(batch, available, progress) must return scalar tensors by name, "
+                         f"\"loss\" among them; got {got}")
+
+
 def gradients(
     model: nn.Module,
     bench: Benchmark,
@@ -209,6 +218,7 @@ def gradients(
     progress = step / recipe.steps
     if captured: return captured(batch, available, progress, seed)
     with autocast(recipe.precision, device): terms = model.loss(batch, available, progress=progress)
+    check_terms(terms, model)
     share = terms["loss"] / recipe.parts
     if share.requires_grad: share.backward()      # a batch may hold nothing to learn from
     return {k: v.detach() for k, v in terms.items()}
@@ -285,6 +295,8 @@ def tracking(tracker: Tracker | None, run: Mapping) -> Iterator[Callable[[int, M
     tracker.finished(whole=True)
 
 # %% ../../nbs/training/01_fit.ipynb #07fd7839
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     model: nn.Module,
     bench: Benchmark,
@@ -299,11 +311,12 @@ def fit(
     recipe: Recipe | None = None,
     **changes,                           # fields of `Recipe`: steps, seed, lr, ...
 ) -> xr.Dataset:
-    """Train `model` on `bench.train`; afterwards it holds the averaged weights. Returns the learning curves.
+    """Train `model` on `bench.train`; afterwards it holds the averaged weights, in `eval` mode. The learning curves.
 
-    A run that finds its checkpoint goes on from it; on a CPU bit for bit as if it had never stopped. Processes that
-    torchrun has started train together, see `training.world`; the first writes and tells. Interrupted, the model
-    holds the raw weights of the last step. Raises NonFiniteLoss; before the first step InputError for arguments that
+    A run that finds its checkpoint goes on from it, whatever weights the model had; on a CPU bit for bit as if it had
+    never stopped. Processes that torchrun has started train together, see `training.world`; the first writes and
+    tells. In threads of one process runs disturb each other: torch has one generator. Interrupted, the model holds
+    the raw weights of the last step. Raises NonFiniteLoss; before the first step InputError for arguments that
     cannot be, FileError for a checkpoint that is damaged or of another run, and CannotWrite for a folder that takes
     no files."""
     recipe = recipe_of(recipe, changes)
@@ -321,6 +334,10 @@ def fit(
         raise InputTypeError(f"model must be a torch module, got {brief(model)}")
     if hasattr(model, "specs"): bench = bench.arranged(model.specs)      # masks in the model's order
     if hasattr(model, "check_weights"): model.check_weights()
+    if hasattr(model, "check_rows"): model.check_rows(bench.train.available)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, as for "
+                         "a model that muni_nb.pretrained has read")
     if captured: check_complete(bench, recipe.parts)
     recorded = CapturedLoss(model, partial(autocast, recipe.precision, device)) if captured else None
     path = None if folder is None else place(folder) / "checkpoint.safetensors"
@@ -330,11 +347,14 @@ def fit(
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     optimiser = optimiser_of(model, recipe)
     start, seconds, curve = 0, 0.0, []
+    computed_in = [precision_in_force(recipe.precision, device)]
     resumed = path is not None and path.exists()
     if resumed:
         tensors, note = checkpoint_of(path, who)
         unpack(tensors, model, ema, optimiser)
         start, seconds, curve = note["step"], note["seconds"], note["curve"]
+        before = note.get("computed_in", computed_in)
+        computed_in = list(dict.fromkeys([*before, *computed_in])) if start < recipe.steps else before
     world.wait()                                          # until all have read it
     if not world.first: path, tracker, progress = None, None, False
     if path and start < recipe.steps:
@@ -342,6 +362,7 @@ def fit(
         ready_to_write(path.parent, beside * checkpoint_bytes(model))
     began = time.perf_counter() - seconds
     bar = progress_bar("training", recipe.steps, initial=start, shown=progress)
+    model.train()
     with torch.random.fork_rng(), bar, tracking(tracker, who) as tell:
         for step in range(start, recipe.steps):
             terms = train_step(model, optimiser, bench, recipe, step, device, world, recorded)
@@ -355,13 +376,15 @@ def fit(
             if due and not all(weight.isfinite().all() for weight in model.parameters()):
                 raise not_finite("its update was not finite", model, bench, recipe, step)
             if path and due:
+                if path.exists(): checkpoint_of(path, who)      # of another run that has begun here meanwhile?
                 note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
-                write_state(path, pack(model, ema, optimiser), note)
+                write_state(path, pack(model, ema, optimiser), note | {"computed_in": computed_in})
             bar.update()
     world.wait()                                          # until the first has written
     model.load_state_dict(ema.module.state_dict())
-    computed_in = precision_in_force(recipe.precision, device)
-    return curves(curve, time.perf_counter() - began, recipe).assign_attrs(training_precision=computed_in)
+    model.eval()
+    found = curves(curve, time.perf_counter() - began, recipe)
+    return found.assign_attrs(training_precision=", then ".join(computed_in))
 
 # %% ../../nbs/training/01_fit.ipynb #dde5c1d4
 def curves(curve: list[dict], seconds: float, recipe: Recipe) -> xr.Dataset:

@@ -87,7 +87,9 @@ class Muon(torch.optim.Optimizer):
     def move_matrices(self, weights: list[nn.Parameter], group: dict) -> None:
         "Matrices and kernels go where their momentum points, with the root mean square of AdamW's steps, 0.2."
         gradients = [weight.grad for weight in weights]
-        momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in weights]
+        for weight in weights:
+            if "momentum" not in self.state[weight]: self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])     # Nesterov's
         directions = orthogonal([momentum.flatten(1) for momentum in ahead])
