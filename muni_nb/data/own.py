@@ -69,7 +69,7 @@ def gaps(name: str, values: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/data/06_own.ipynb #d0f9b6e6
 def unmasked(name: str, given: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
-    "`as_column` of an array of numpy's that says itself what is not there. ValueError for a row of which a part is not."
+    "`as_column` of a masked array of numpy's. ValueError for a row that is masked in part."
     lost = np.ma.getmaskarray(given).reshape(len(given), -1)
     some = lost.any(1) & ~lost.all(1)
     if some.any():
@@ -285,12 +285,12 @@ def caption(name: str, values: np.ndarray, words: Words, length: int) -> Modalit
     length = max(3, min(length, longest))
     cut = sum(len(text) > length - 2 for text in said)
     if cut:
-        warnings.warn(f"{name}: {cut:,} of {len(said):,} captions have more than {length - 2} words and marks and are cut "
-                      "there: give a larger max_length", stacklevel=2)
+        warnings.warn(f"{name}: {cut:,} of {len(said):,} captions have more than {length - 2} words and marks "
+                      "and are cut there: give a larger max_length", stacklevel=2)
     unknown_words = [word for text in said for word in text if word not in words.place]
     if len(unknown_words) > sum(map(len, said)) / 10:
-        warnings.warn(f"{name}: more than a tenth of its words are no words of train rows, such as {unknown_words[0]!r}: "
-                      "they are learned and drawn as [UNK]", stacklevel=2)
+        warnings.warn(f"{name}: more than a tenth of its words are no words of train rows, such as "
+                      f"{unknown_words[0]!r}: they are learned and drawn as [UNK]", stacklevel=2)
     spec = Spec(name, "text", (length,), len(words.words))
     return Modality(spec, lambda x: words.encode(x, length), words.decode)
 

@@ -145,7 +145,8 @@ class Figure:
         axes = [*map(str, ds.dims), *map(str, ds.coords)]
         for axis in self.at:
             near = [] if axis in axes else near_names(axis, axes, cutoff=0.75)
-            if near: raise InputError(f"figure {self.name!r} is read at {axis!r}, which is no axis: did you mean {near[0]}?")
+            told = f"figure {self.name!r} is read at {axis!r}, which is no axis"
+            if near: raise InputError(f"{told}: did you mean {near[0]}?")
 
     def is_in(self, values: xr.DataArray) -> bool:
         "Whether an array has the place at which the figure is read."

@@ -113,7 +113,7 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
                 "evaluation_seconds": {"units": "s", "long_name": "wall time of evaluation"},
                 "parameters": {"units": "1", "long_name": "trainable parameters"}}
     ds = ds.assign({name: ((), ds.attrs.pop(name), attrs) for name, attrs in measured.items()})
-    ds.attrs |= {"cell": run.cell, "config": json.dumps(run.config()), "versions": json.dumps(versions), "machine": platform.machine(),
-                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    ds.attrs |= {"cell": run.cell, "config": json.dumps(run.config()), "versions": json.dumps(versions),
+                 "machine": platform.machine(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     write_result(ds, folder / f"{run.name}.nc")
     return folder / f"{run.name}.nc"

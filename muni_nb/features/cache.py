@@ -27,7 +27,7 @@ from ..files import (
     BLANK, TEXT_BYTES, FileError, check_seal, read_bytes, read_tensors, read_values, sealed, unreadable, write_tensors,
     write_values, write_whole)
 from ..gate import InputError, check_fields, one_of, path_of, several_of, typed, whole
-from ..nets.sentence import GEMMA, TOKENS, packed
+from ..nets.sentence import GEMMA, TOKENS, packed, shipped_or
 from ..nets.text import PAD
 
 # %% ../../nbs/features/01_cache.ipynb #e398a7a7
@@ -311,13 +311,13 @@ def standard_of(splits: Sequence[Split], modality: str, widened: Widened = Widen
 
 # %% ../../nbs/features/01_cache.ipynb #29213cb9
 class Tokens:
-    """A tokenizer of transformers, in a folder or of a hub's id as far as it is on this machine.
+    """A tokenizer of transformers: of the package's name, in a folder, or of a hub's id that is on this machine.
 
     InputError where it is not, or does not pad with `PAD`."""
 
     def __init__(self, name: str):
         from transformers import AutoTokenizer          # takes seconds
-        try: self.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        try: self.tokenizer = AutoTokenizer.from_pretrained(shipped_or(name), local_files_only=True)
         except (OSError, ValueError) as error:
             raise InputError(f"tokenizer: none {name!r} on this machine: name the folder of one, or get one of the "
                              f"hub's: accept its licence there, then `hf auth login` and `hf download {name}`"

@@ -27,7 +27,7 @@ from .cache import Standard
 from .encoders import mean_state
 from .render import DecoderRenderer, read_renderer
 from ..gate import one_of, scalar
-from ..nets.sentence import FROZEN, TOKENS, ids_of, packed
+from ..nets.sentence import FROZEN, TOKENS, ids_of, packed, quietly
 from ..nets.text import BOS, PAD
 
 WIDTH = 64     # of features
@@ -73,13 +73,11 @@ class Encoders(nn.Module):
     def __init__(self, folder: Path = FROZEN):
         from safetensors.torch import load_file
         from transformers import ClapAudioModelWithProjection, CLIPVisionModelWithProjection, Gemma3TextModel
-        from transformers.utils import logging
         super().__init__()
-        logging.disable_progress_bar()      # it takes no time
 
         def load(kind, name: str):
-            return kind.from_pretrained(
-                folder / name, local_files_only=True, dtype=torch.float32, attn_implementation="eager")
+            how = {"local_files_only": True, "dtype": torch.float32, "attn_implementation": "eager"}
+            with quietly(): return kind.from_pretrained(folder / name, **how)
 
         def dense(name: str, inputs: int, outputs: int) -> nn.Linear:
             layer = nn.Linear(inputs, outputs, bias=False)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ..data.spec import Spec
 from ..gate import InputError, number, typed, whole
 from ..latent.contrast import info_nce
-from ..latent.flow import SOLVERS, path, solver_times, uniform_time, velocity_target
+from ..latent.flow import path, uniform_time, velocity_target
 from ..latent.subsets import of_size, proper_subset
-from .base import Latents, draws_of
+from .base import Latents, draws_of, mean_of_learned
 from .values import ValueModel, numbers_of, velocity_from
 from ..nets.blocks import GatedMLP, time_features, zero_init
 from ..nets.build import Sizes
@@ -220,9 +220,7 @@ def loss(
     x = path(clean, noise, t)
     environments = self.environments_of(x, t) if together else None
     error = (self.velocity(x, t, prompt, environments, targets) - velocity_target(clean, noise)).square()
-    learned = targets[:, self.owner]
-    of_row = (error * learned).sum(1) / learned.sum(1).clamp(min=1)
-    velocity = of_row.sum() / learned.any(1).sum().clamp(min=1)
+    velocity = mean_of_learned(error, targets[:, self.owner])
     if not together: return {"velocity": velocity, "loss": velocity}
     alike = contrast(environments, targets, options["temperature"])
     return {"velocity": velocity, "environments": alike, "loss": velocity + 0.1 * alike}
@@ -257,5 +255,4 @@ def infer(
         return told.masked_fill(held, 0.0)
 
     start = torch.where(held, clean, torch.randn_like(clean))
-    times = solver_times(self.latents.steps, power=self.latents.power, device=self.device)
-    return SOLVERS[self.latents.solver](velocity, start, times)
+    return self.latents.walk(velocity, start)

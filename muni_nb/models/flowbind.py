@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data.spec import Spec
 from ..gate import number, typed, whole
-from ..latent.flow import SOLVERS, path, solver_times, uniform_time, velocity_target
+from ..latent.flow import path, uniform_time, velocity_target
 from .base import LatentModel, Latents, draws_of
 from .values import numbers_of
 from ..nets.blocks import GatedMLP, time_features
@@ -69,12 +69,11 @@ class BoundFlow(nn.Module):
 
     def walk(self, x: Tensor, back: bool = False) -> Tensor:
         "From time 0 to 1, or `back`: [B, dims] -> [B, dims]."
-        times = solver_times(self.latents.steps, power=self.latents.power, device=x.device)
-        return SOLVERS[self.latents.solver](self.velocity, x, times.flip(0) if back else times)
+        return self.latents.walk(self.velocity, x, back)
 
     @torch.no_grad()
-    def sample(self, z: Tensor, member: Tensor, steps=None, guidance=None, solver=None) -> Tensor:
-        "The values at the end of the walk from z; the options of other flow decoders do not apply."
+    def sample(self, z: Tensor, member: Tensor) -> Tensor:
+        "The values at the end of the walk from z."
         flat = self.walk(z)[:, :numbers_of(self.spec)]
         return KINDS[self.spec.kind].unflat(flat, self.spec)
 

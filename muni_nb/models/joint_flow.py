@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..data.spec import Spec
 from ..gate import number, typed, whole
-from ..latent.flow import SOLVERS, solver_times, uniform_time, velocity_target
+from ..latent.flow import uniform_time, velocity_target
 from ..latent.subsets import of_size
-from .base import Latents, draws_of
+from .base import Latents, draws_of, mean_of_learned
 from .values import ValueModel, velocity_from
 from ..nets.blocks import GatedMLP, time_features
 from ..nets.build import Sizes
@@ -82,9 +82,7 @@ def loss(
     noise = torch.randn_like(clean)
     x = (1 - of_value) * noise + of_value * clean
     error = (self.velocity(x, times) - velocity_target(clean, noise)).square()
-    learned = ((times < 1) & available)[:, self.owner]
-    of_row = (error * learned).sum(1) / learned.sum(1).clamp(min=1)
-    velocity = of_row.sum() / learned.any(1).sum().clamp(min=1)
+    velocity = mean_of_learned(error, ((times < 1) & available)[:, self.owner])
     return {"velocity": velocity, "loss": velocity}
 
 # %% ../../nbs/models/08_joint_flow.ipynb #305ef5b7
@@ -109,5 +107,4 @@ def infer(
         return self.velocity(x, times).masked_fill(held, 0.0)
 
     start = torch.where(held, clean, torch.randn_like(clean))
-    times = solver_times(self.latents.steps, power=self.latents.power, device=self.device)
-    return SOLVERS[self.latents.solver](velocity, start, times)
+    return self.latents.walk(velocity, start)

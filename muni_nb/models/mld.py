@@ -7,7 +7,7 @@ __all__ = ['PROCESSES', 'VARIANTS', 'SAMPLERS', 'vp', 'straight', 'ScoreNetwork'
 
 # %% ../../nbs/models/04_mld.ipynb #05841951
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from fastcore.basics import patch
@@ -17,7 +17,8 @@ from ..data.spec import Spec
 from ..gate import InputError, check_fields, nearest, number, one_of, typed, whole
 from ..latent.flow import uniform_time, velocity_target
 from ..latent.subsets import proper_subset
-from .base import LatentModel, Part, draws_of
+from .base import LatentModel, draws_of
+from .values import SideBySide
 from ..nets.blocks import TimedMLP, time_features
 from ..nets.build import KINDS, Sizes, autoencoder_for, named_specs
 
@@ -77,7 +78,7 @@ class Codes:
         one_of(self.sampler, "sampler", list(SAMPLERS))
 
 # %% ../../nbs/models/04_mld.ipynb #bfc9634b
-class MLD(LatentModel):
+class MLD(SideBySide):
     """Multi-modal latent diffusion (Bounoua et al. 2023) over the modalities `specs`.
 
     z [B, D] is all codes side by side. Stated: two stages, deterministic codes, VP-SDE, noise prediction,
@@ -108,14 +109,8 @@ class MLD(LatentModel):
         whole(width, "width", least=1)
         whole(depth, "depth", least=1)
         widths = [code[s.kind] for s in specs.values()]
-        columns = dict(zip(specs, torch.arange(sum(widths)).split(widths)))
         pairs = {k: autoencoder_for(s, sizes, code[s.kind], width) for k, s in specs.items()}
-
-        def decoder(members: list[Spec]) -> Part:
-            (spec,) = members
-            return Part(pairs[spec.name][1], columns[spec.name])
-
-        super().__init__(specs, sizes, groups={k: [k] for k in specs}, decoder=decoder)
+        super().__init__(specs, sizes, widths, lambda spec: pairs[spec.name][1], latents)
         self.encoders = nn.ModuleDict({k: encoder for k, (encoder, _) in pairs.items()})
         self.encoders.lr_scale = self.decoders.lr_scale = 3.0                        # see training.fit
         self.score = ScoreNetwork(sum(widths), len(specs), width, depth)
@@ -123,16 +118,12 @@ class MLD(LatentModel):
             "variant": variant, "process": process, "code": code, "conditioned": conditioned,
             "stage": stage, "width": width, "depth": depth,
         }
-        self.dims = sum(widths)
         self.stages = {stage: 1.0}
-        self.latents = latents
-        owner = torch.arange(len(specs)).repeat_interleave(torch.tensor(widths))     # [D], column of the mask
-        self.register_buffer("owner", owner, persistent=False)
         for name, start in (("seen", 0.0), ("mean", 0.0), ("square", 1.0)):
             self.register_buffer(name, torch.full((sum(widths),), start))
 
     def arguments(self) -> dict:
-        return {**super().arguments(), **self.options, "latents": asdict(self.latents)}
+        return {**super().arguments(), **self.options}
 
 # %% ../../nbs/models/04_mld.ipynb #709154a3
 @patch

@@ -107,8 +107,8 @@ class MUNI(ExpertModel):
 
     def check_rows(self, available: Tensor) -> None:
         if self.routes.prior_subsets == "leave_one_out" and not (available.sum(1) > 1).any():
-            raise InputError("no row observes two modalities, so there is no posterior that leaves one out, and the prior "
-                             "would learn nothing: choose Routes(prior_subsets=\"all\")")
+            raise InputError("no row observes two modalities, so there is no posterior that leaves one out, and the "
+                             "prior would learn nothing: choose Routes(prior_subsets=\"all\")")
 
     def arguments(self) -> dict:
         return {

@@ -47,8 +47,8 @@ def check_name(name: str, what: str = "modality", taken: Sequence[str] = (*TERMS
         raise InputError(f"no {what} can be called {name!r}: there is a dot, plus, slash or outer space in it, "
                          f"or nothing; {remedy}")
     if not re.match(r"\w", name) or len(name) > LONGEST_NAME or any(ord(sign) < 32 for sign in name):
-        raise InputError(f"no {what} can be called {brief(name)}: files of results want a letter, digit or _ first, and at "
-                         f"most {LONGEST_NAME} signs; {remedy}")
+        raise InputError(f"no {what} can be called {brief(name)}: files of results want a letter, digit or _ first, "
+                         f"and at most {LONGEST_NAME} signs; {remedy}")
     if name in dir(nn.ModuleDict()) or name in taken:
         raise InputError(f"no {what} can be called {name!r}, a word of networks and reports: {remedy}")
     return name

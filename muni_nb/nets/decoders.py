@@ -32,7 +32,7 @@ class FlowDecoder(nn.Module):
     `limit`: what no value exceeds; `time`: mean of the logit of the times that are trained, below 0 towards
     noise. *Stated*: flow decoder, logit-normal times, guidance; the rest *inferred*."""
     guided = True    # can be told nothing
-    options = ("steps", "guidance", "solver")   # of `sample`; whoever has none of these is given them, too
+    options = ("steps", "guidance", "solver")   # of `sample`, which is given no others
     lr_scale = 4.0   # trains best at a higher learning rate than encoders do, see training.fit
 
     def __init__(
@@ -140,10 +140,8 @@ class MeanDecoder(nn.Module):
         return LAWS[self.law](x - self.mean(z), self.scale).flatten(1).sum(1)
 
     @torch.no_grad()
-    def sample(self, z: Tensor, member: Tensor, noise: bool = False, steps=None, guidance=None, solver=None) -> Tensor:
-        """The means [B, ...], clamped to +-limit; with `noise`, draws.
-
-        The options of flow decoders are accepted and do not apply."""
+    def sample(self, z: Tensor, member: Tensor, noise: bool = False) -> Tensor:
+        "The means [B, ...], clamped to +-limit; with `noise`, draws."
         x = self.mean(z)
         law = {"laplace": torch.distributions.Laplace, "normal": torch.distributions.Normal}[self.law]
         return (law(x, self.scale).sample() if noise else x).clamp(-self.limit, self.limit)

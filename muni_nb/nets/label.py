@@ -49,8 +49,8 @@ class LabelDecoder(nn.Module):
         return F.cross_entropy(self.logits(z), x, reduction="none")
 
     @torch.no_grad()
-    def sample(self, z: Tensor, member: Tensor, steps=None, guidance=None, solver=None) -> Tensor:
-        "Labels [B] drawn from `p(x | z)`; the solver options of flow decoders are accepted and do not apply."
+    def sample(self, z: Tensor, member: Tensor) -> Tensor:
+        "Labels [B] drawn from `p(x | z)`."
         return torch.distributions.Categorical(logits=self.logits(z)).sample()
 
 # %% ../../nbs/nets/05_label.ipynb #058d272d

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'LOGITS', 'FROZEN', 'GEMMA', 'GEMMA_SHAPE', 'SENTENCE', 'features_of', 'ids_of', 'packed', 'SentenceEncoder',
-           'Features', 'SentenceDecoder', 'own_model', 'frozen_model', 'weights_digest', 'with_lora', 'AdaptedDecoder',
-           'SentenceSizes', 'check_ids', 'SentenceKind']
+           'Features', 'SentenceDecoder', 'own_model', 'quietly', 'shipped_or', 'frozen_model', 'weights_digest',
+           'with_lora', 'AdaptedDecoder', 'SentenceSizes', 'check_ids', 'SentenceKind']
 
 # %% ../../nbs/nets/07_sentence.ipynb #fda5d23b
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -134,10 +136,8 @@ class SentenceDecoder(nn.Module):
         return torch.cat(parts)[order.argsort()]
 
     @torch.no_grad()
-    def sample(self, z: Tensor, member: Tensor, steps=None, guidance=None, solver=None) -> Tensor:
-        """Rows [B, F + TOKENS]: no features, and the ids that are likeliest one after the other (*stated*).
-
-        The solver options of flow decoders are accepted and do not apply."""
+    def sample(self, z: Tensor, member: Tensor) -> Tensor:
+        "Rows [B, F + TOKENS]: no features, and the ids that are likeliest one after the other (*stated*)."
         ids = torch.full((len(z), TOKENS), PAD, device=z.device)
         writes = torch.ones(len(z), dtype=torch.bool, device=z.device)
         ends = torch.tensor(self.ends, device=z.device)
@@ -171,26 +171,40 @@ GEMMA_SHAPE = {   # of its configuration
     "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512}
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    "Within it transformers draws no bars and warns of nothing."
+    from transformers.utils import logging
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try: yield
+    finally:
+        logging.set_verbosity(level)
+        if shown: logging.enable_progress_bar()
+
+
+def shipped_or(name: str) -> str | Path:
+    "The folder of a frozen model that comes with the package under this name; else the name, a folder's or a hub's id."
+    folder = FROZEN / name
+    return folder if folder.is_dir() else name
+
+
 def frozen_model(name: str) -> nn.Module:
     """The causal language model that is shipped under a name, in a folder, or of a hub's id.
 
     FileError where it is not on this machine. On the meta device, where nothing has a value, `GEMMA` is known by
     its shape."""
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
-    from transformers.utils import logging
     if name == GEMMA and torch.get_default_device().type == "meta":
         return Gemma3ForCausalLM(Gemma3TextConfig(**GEMMA_SHAPE))
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    shipped = FROZEN / name
-    source = shipped if shipped.is_dir() else name
-    try: model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype="auto")
+    try:
+        with quietly():
+            model = AutoModelForCausalLM.from_pretrained(shipped_or(name), local_files_only=True, dtype="auto")
     except (OSError, ValueError) as error:
         remedy = ("name the folder of one, or get one of the hub's: accept its licence there (Gemma's is gated), "
                   f"then `hf auth login` and `hf download {name}`")
         raise FileError(f"sentence_lm: no causal language model {name!r} on this machine: {remedy}") from error
-    finally:
-        if shown: logging.enable_progress_bar()
     if None not in (model.config.bos_token_id, model.config.eos_token_id): return model
     raise InputError(f"sentence_lm: {name!r} has no token for where a text begins or ends: name another")
 

@@ -113,9 +113,6 @@ def sample(
     z: Tensor,
     member: Tensor,
     temperature: float = 1.0,     # 0 takes the most likely token each time
-    steps=None,                   # the solver options of flow decoders do not apply
-    guidance=None,
-    solver=None,
 ) -> Tensor:
     """Captions [B, length] drawn from `p(x | z)` token by token.
 

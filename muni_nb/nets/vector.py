@@ -150,8 +150,8 @@ class RegressedDecoder(nn.Module):
         return (x - self.net(z).float()).square().sum(1)
 
     @torch.no_grad()
-    def sample(self, z: Tensor, member: Tensor, steps=None, guidance=None, solver=None) -> Tensor:
-        "The expected features [B, F]; the solver options of flow decoders are accepted and do not apply."
+    def sample(self, z: Tensor, member: Tensor) -> Tensor:
+        "The expected features [B, F]."
         return self.net(z).float()
 
 # %% ../../nbs/nets/07_vector.ipynb #3a9210ce
