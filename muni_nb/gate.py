@@ -330,7 +330,6 @@ def path_of(value: str | Path, name: str = "path") -> Path:
 
 def device_of(device: Any) -> str:
     "The name of a device that tensors can be put on here; InputError for one that this machine has not."
-    import torch
     if not isinstance(device, str | torch.device):
         raise InputTypeError(f"device must be the name of one, such as \"cpu\" or \"cuda\", got {brief(device)}")
     try: torch.zeros(1, device=device).tolist()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..gate import InputError, InputTypeError, brief, check_fields, json_of, mask_of, nearest, tensor_of
+from ..gate import InputError, InputTypeError, brief, check_fields, json_of, mask_of, nearest, tensor_of, whole
 from ..nets.build import KINDS, ROUTES, Spec, check_name, named_specs
 
 # %% ../../nbs/data/00_spec.ipynb #5204567c
@@ -391,6 +391,7 @@ def observed(
     """An index of the first `most` rows in which modalities `names` are observed and `attributes` known.
 
     With a truth every row: what is not observed is there all the same."""
+    if most is not None: whole(most, "most", least=0)
     if self.truth: return slice(most)
     columns = [list(self.specs).index(k) for k in names]
     available = rows.available[:, columns].all(1)

@@ -6,8 +6,8 @@
 __all__ = ['SETS', 'EACH', 'published_routes', 'every_subset', 'given_sets', 'route_name', 'read', 'all_agree', 'pair_agreement',
            'joint_label', 'joint_code', 'view_pairs', 'hits_of', 'agreement_of', 'same_given', 'independent_agreement',
            'total_variation', 'sampling_variation', 'entropy', 'decoder_entropy', 'draw', 'picture_of', 'unlike_draws',
-           'kept_draws', 'coherence', 'joint_law', 'coherence_by_chance', 'references', 'open_figures', 'pair_figures',
-           'coherence_figures']
+           'kept_draws', 'blank', 'of_the_carried', 'of_the_open', 'coherence', 'joint_law', 'coherence_by_chance',
+           'references', 'open_figures', 'pair_figures', 'coherence_figures']
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #24540584
 import math
@@ -313,6 +313,57 @@ def kept_draws(bench: Benchmark, draws: Mapping[tuple[str, ...], Mapping[str, Te
         coords={"given": list(pictures), "view": views})
     return ds.reindex(given=[route_name(g) for g in draws])
 
+# %% ../../nbs/evaluation/02_coherence.ipynb #17a26ac1
+def blank(bench: Benchmark, *axes: str) -> xr.DataArray:
+    "NaN along `axes`, of \"want\" (modalities) and \"attribute\" (those of the benchmark, and \"both\")."
+    along = {"want": list(bench.specs), "attribute": [*bench.attributes, "both"]}
+    return xr.DataArray(np.nan, {axis: along[axis] for axis in axes}, axes)
+
+
+def of_the_carried(
+    bench: Benchmark,
+    shown: Mapping[str, Mapping[str, Tensor]],      # as `read` returns, of draws for `rows`
+    rows: Rows,
+    carried: Sequence[str],                         # the attributes that what is given carries
+) -> dict[str, xr.DataArray]:
+    "`accuracy`, `accuracy_strict` and `valid` of the draws of one given set."
+    accuracy, strict, valid = blank(bench, "want", "attribute"), blank(bench, "want"), blank(bench, "want")
+    for (m, a), hit in hits_of(bench, shown, rows, carried).items():
+        if a == "strict": strict.loc[m] = hit.mean().item()
+        else: accuracy.loc[m, a] = hit.mean().item()
+    for m in dict.fromkeys(m for by in shown.values() for m in by):
+        said = [by[m] >= 0 for by in shown.values() if m in by]
+        valid.loc[m] = torch.stack(said).all(0).float().mean().item()
+    return {"accuracy": accuracy, "accuracy_strict": strict, "valid": valid}
+
+
+def of_the_open(
+    bench: Benchmark,
+    shown: Mapping[str, Mapping[str, Tensor]],
+    rows: Rows,
+    given: Sequence[str],
+    carried: Sequence[str],
+) -> dict[str, xr.DataArray]:
+    "`agreement`, `total_variation` and their controls, of draws of one given set; NaN if they leave views nothing open."
+    names = ("agreement", "agreement_independent", "total_variation", "total_variation_sampling")
+    found = {name: blank(bench, "attribute") for name in names}
+    pairs = view_pairs(bench, shown)
+    between_views = any(pairs[a] for a in bench.attributes if a not in carried)
+    if set(given) & set(bench.views) and not between_views: return found
+    size = {**bench.attributes, "both": bench.cells}
+    seen = {**shown, "both": joint_code(bench, shown)}
+    group = same_given(bench, rows, given)
+    within = same_given(bench, rows, [k for k in given if k in bench.labels])
+    for a, (_, alike) in agreement_of(bench, shown).items():
+        found["agreement"].loc[a] = alike
+        found["agreement_independent"].loc[a] = independent_agreement(pairs[a], group)
+        settled = a in carried or (a == "both" and carried)
+        open_ = [] if settled else [seen[a][k] for k in bench.views if k in seen[a]]
+        if not open_ or not bench.truth: continue
+        found["total_variation"].loc[a] = np.mean([total_variation(v, within, size[a]) for v in open_])
+        found["total_variation_sampling"].loc[a] = sampling_variation(within, size[a])
+    return found
+
 # %% ../../nbs/evaluation/02_coherence.ipynb #17a26ac0
 @torch.no_grad()
 def coherence(
@@ -331,57 +382,29 @@ def coherence(
     of rows that share the given labels; without a truth the law of what is left open is not known, and there
     is none. Of a benchmark without attributes there are `kept_draws` alone."""
     if not bench.attributes: return kept_draws(bench, draws, keep)
-    views, wants, attributes = bench.views, list(bench.specs), [*bench.attributes, "both"]
-    size = {**bench.attributes, "both": bench.cells}
-    empty = lambda *shape: np.full(shape, np.nan)
-    accuracy = empty(len(draws), len(wants), len(attributes))
-    strict = empty(len(draws), len(wants))
-    valid = empty(len(draws), len(wants))
-    agreement = empty(len(draws), len(attributes))
-    control = empty(len(draws), len(attributes))
-    variation = empty(len(draws), len(attributes))
-    sampling = empty(len(draws), len(attributes))
-    coherent = empty(len(attributes))
-    for i, (given, drawn) in enumerate(draws.items()):
+    parts, coherent = [], blank(bench, "attribute")
+    for given, drawn in draws.items():
         shown = read(bench, judge, drawn)
-        known = sorted({a for k in given for a in bench.carries[k]}, key=attributes.index)
-        for (m, a), hit in hits_of(bench, shown, rows, known).items():
-            if a == "strict": strict[i, wants.index(m)] = hit.mean()
-            else: accuracy[i, wants.index(m), attributes.index(a)] = hit.mean()
-        for m in drawn:
-            said = [by[m] >= 0 for by in shown.values() if m in by]
-            if said: valid[i, wants.index(m)] = torch.stack(said).all(0).float().mean()
-        pairs = view_pairs(bench, shown)
-        if all(k in drawn for k in views) or any(pairs[a] for a in bench.attributes if a not in known):
-            for a, (every, alike) in agreement_of(bench, shown).items():
-                agreement[i, attributes.index(a)] = alike
-                if not given: coherent[attributes.index(a)] = every
-            group = same_given(bench, rows, given)
-            within = same_given(bench, rows, [k for k in given if k in bench.labels])
-            seen = {**shown, "both": joint_code(bench, shown)}
-            for j, a in enumerate(attributes):
-                control[i, j] = independent_agreement(pairs[a], group)
-                settled = a in known or (a == "both" and known)
-                open_ = [] if settled else [seen[a][k] for k in views if k in seen[a]]
-                if not open_ or not bench.truth: continue
-                variation[i, j] = np.mean([total_variation(v, within, size[a]) for v in open_])
-                sampling[i, j] = sampling_variation(within, size[a])
-    fraction = lambda long_name: {"units": "fraction", "long_name": long_name, "n": len(rows)}
-    by_route, by_want = ("given", "attribute"), ("given", "want")
-    ds = xr.Dataset({
-        "accuracy": ((*by_want, "attribute"), accuracy, fraction("output shows what the given modalities carry")),
-        "accuracy_strict": (by_want, strict, fraction(
-            "output shows all that the given modalities carry and it can show")),
-        "valid": (by_want, valid, fraction("output that can be read")),
-        "agreement": (by_route, agreement, fraction("pairs of views drawn together that agree")),
-        "agreement_independent": (by_route, control, fraction(
-            "pairs of views of independent latents, given the same, that agree")),
-        "total_variation": (by_route, variation, fraction(
-            "total variation from the uniform law of what is left open, within rows given the same labels")),
-        "total_variation_sampling": (by_route, sampling, fraction(
-            "total variation to be expected of as many true samples")),
-        "coherence": ("attribute", coherent, fraction("unconditional draws in which all modalities agree")),
-    }, coords={"given": [route_name(g) for g in draws], "want": wants, "attribute": attributes})
+        carried = [a for a in bench.attributes if any(a in bench.carries[k] for k in given)]
+        of_given = of_the_carried(bench, shown, rows, carried) | of_the_open(bench, shown, rows, given, carried)
+        parts.append(xr.Dataset(of_given))
+        if given: continue
+        for a, (every, _) in agreement_of(bench, shown).items(): coherent.loc[a] = every
+    ds = xr.concat(parts, xr.Variable("given", [route_name(given) for given in draws]))
+    ds["coherence"] = coherent
+    meanings = {
+        "accuracy": "output shows what the given modalities carry",
+        "accuracy_strict": "output shows all that the given modalities carry and it can show",
+        "valid": "output that can be read",
+        "agreement": "pairs of views drawn together that agree",
+        "agreement_independent": "pairs of views of independent latents, given the same, that agree",
+        "total_variation":
+            "total variation from the uniform law of what is left open, within rows given the same labels",
+        "total_variation_sampling": "total variation to be expected of as many true samples",
+        "coherence": "unconditional draws in which all modalities agree",
+    }
+    for name, meaning in meanings.items():
+        ds[name].attrs = {"units": "fraction", "long_name": meaning, "n": len(rows)}
     if not bench.truth: ds = ds.drop_vars(["total_variation", "total_variation_sampling"])
     return ds.merge(kept_draws(bench, draws, keep)).merge(references(bench, judge, rows))
 

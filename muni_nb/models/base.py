@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
 from ..data.spec import Rows, Spec
@@ -548,6 +549,9 @@ def generate_model_card(self: LatentModel, *arguments, **told):
 def from_pretrained(cls: LatentModel, name: str | Path, device: str = "cpu", **options) -> LatentModel:
     """The model saved in a folder, or of a name on the hub; `options`: of huggingface_hub's `snapshot_download`.
 
-    FileError as of `load`."""
+    FileError as of `load`; InputError for what is no folder here and cannot be a name there."""
     if path_of(name, "name").is_dir(): return cls.load(name, device)
-    return cls.load(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"], **options), device)
+    try: folder = snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"], **options)
+    except HFValidationError as error:
+        raise InputError(f"{name} is no folder, and no name on the hub: name one of them") from error
+    return cls.load(folder, device)

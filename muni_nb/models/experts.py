@@ -36,7 +36,7 @@ class Rated(Protocol):
     def posterior(self, given) -> Posterior:
         "The posterior of each row."
 
-    def rate(self, given, draws: int = 64) -> tuple[Tensor, Tensor]:
+    def rate(self, given, *, draws: int = 64) -> tuple[Tensor, Tensor]:
         """Nats [B] that each row's latent costs under the prior that it was trained with.
 
         Then by how many [B] that is too high for a mixture."""
@@ -169,6 +169,7 @@ def posterior(
 def rate(
     self: ExpertModel,
     given: Mapping[str, Tensor] | Experts,
+    *,
     present: Mapping[str, Tensor] | None = None,
     draws: int = 64,
 ) -> tuple[Tensor, Tensor]:
