@@ -33,7 +33,8 @@ from .experiments.results import (
 from .experiments.sharing import share
 from .experiments.store import find, gather
 from .experiments.study import repository_root
-from .experiments.sweep import spoken, sweep
+from .experiments.cost import spoken
+from .experiments.sweep import sweep
 from .experiments.tables import markdown, table
 from muni_nb.experiments.told import (
     PRESETS, as_yaml, dotted, help_on_runs, merged, preset_values, read_config, run_told, runs_told, value_of,

@@ -21,7 +21,8 @@ from muni_nb.evaluation.verifier import SHIPPED
 from muni_nb.experiments.execute import execute
 from muni_nb.experiments.run import BENCHMARKS, Run
 from muni_nb.experiments.store import digests, find, gather, keep, read, read_result, studies
-from muni_nb.experiments.sweep import sweep, threads_for
+from muni_nb.experiments.sweep import sweep
+from muni_nb.experiments.workers import threads_for
 from muni_nb.files import CannotWrite
 from muni_nb.gate import InputError
 from muni_nb.models.muni import MUNI

@@ -344,7 +344,7 @@ def of_the_open(
     given: Sequence[str],
     carried: Sequence[str],
 ) -> dict[str, xr.DataArray]:
-    "`agreement`, `total_variation` and their controls, of draws of one given set; NaN if they leave views nothing open."
+    "`agreement`, `total_variation` and their controls, of draws of one given set; NaN if nothing is open to views."
     names = ("agreement", "agreement_independent", "total_variation", "total_variation_sampling")
     found = {name: blank(bench, "attribute") for name in names}
     pairs = view_pairs(bench, shown)

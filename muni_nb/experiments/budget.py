@@ -22,7 +22,7 @@ from ..data.spec import Spec
 from .results import missing
 from .run import Run
 from .study import Study
-from .sweep import Cost, operations, rehearse_cost
+from .cost import Cost, operations, rehearse_cost
 from .tables import headline
 from ..gate import InputError, number
 

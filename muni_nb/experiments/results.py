@@ -25,7 +25,7 @@ import xarray as xr
 from .run import Run, run_of
 from .store import OF_ONE_RUN, files_of, kept_in, ours, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
-from .sweep import Cost, kind_of, rehearse_cost
+from .cost import Cost, kind_of, rehearse_cost
 from .tables import compare, headline, over_seeds, within_run
 from ..files import writing
 from ..gate import InputError, one_of, path_of

@@ -212,7 +212,7 @@ def ramped(weight: float, progress: float | Tensor, fraction: float) -> float | 
 
 
 def mean_of_learned(error: Tensor, learned: Tensor) -> Tensor:
-    "Mean of errors [B, K] over what is `learned` (bool [B, K]) of a row, then over the rows that learn anything; else 0."
+    "Mean of errors [B, K] over what is `learned` (bool [B, K]) of a row, then over rows that learn anything; else 0."
     of_row = (error * learned).sum(1) / learned.sum(1).clamp(min=1)
     return of_row.sum() / learned.any(1).sum().clamp(min=1)
 
