@@ -15,7 +15,8 @@ from torch import Tensor
 from muni_nb.data.batches import batch_at
 from muni_nb.data.digits import quadrant_digits
 from muni_nb.data.five_views import five_views
-from muni_nb.data.own import Sound, from_arrays
+from muni_nb.data.folder import Sound
+from muni_nb.data.own import from_arrays
 from muni_nb.data.scenes import log_mel, scenes
 from muni_nb.data.spec import Benchmark, Rows, Spec
 from muni_nb.evaluation.alignment import Towers

@@ -13,7 +13,8 @@ from PIL import Image
 from scipy.io import wavfile
 
 from muni_nb.data.batches import batch_at
-from muni_nb.data.own import BLOCK, OnDisk, Sound, Words, from_arrays, from_folder, split
+from muni_nb.data.folder import Sound, from_folder
+from muni_nb.data.own import BLOCK, OnDisk, Words, from_arrays, split
 from muni_nb.data.spec import with_labels
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import judge_for
@@ -254,7 +255,7 @@ def test_what_files_hold_is_kept_on_disk(shop, monkeypatch):
     Image.new("RGB", (10, 8)).save(shop / "3.png")
     from_folder(shop, held_out=0.25, keep=keep)
     assert len(list(keep.iterdir())) == 4                                  # a file has changed
-    monkeypatch.setattr("muni_nb.data.own.IN_MEMORY", 1000)
+    monkeypatch.setattr("muni_nb.data.folder.IN_MEMORY", 1000)
     assert isinstance(from_folder(shop).test.values["feature"], OnDisk) and len(list((shop / "decoded").iterdir())) == 3
 
 
@@ -269,10 +270,10 @@ def test_a_column_is_kept_whole_or_not_at_all(shop):
     kept = set(keep.iterdir())
     code = f"""
 import os
-from muni_nb.data import own
-read = own.read_picture
-own.READERS[".png"] = lambda path, *how: os._exit(9) if path.name == "30.png" else read(path, *how)
-own.from_folder({str(shop)!r}, columns=["photo"], size=(9, 9), keep={str(keep)!r})"""
+from muni_nb.data import folder
+read = folder.read_picture
+folder.READERS[".png"] = lambda path, *how: os._exit(9) if path.name == "30.png" else read(path, *how)
+folder.from_folder({str(shop)!r}, columns=["photo"], size=(9, 9), keep={str(keep)!r})"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     assert {path for path in keep.iterdir() if path.suffix == ".npy"} == kept
     again = from_folder(shop, columns=["photo"], size=(9, 9), keep=keep)

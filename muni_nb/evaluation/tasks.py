@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.own import read_samples
+from ..data.folder import read_samples
 from ..data.spec import Benchmark
 from .coherence import route_name
 from .scorers import CALLED

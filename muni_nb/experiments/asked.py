@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data.digits import CORNERS, VIEWS, Style, choose_crops, compose, draw_masks
-from ..data.own import read_samples
+from ..data.folder import read_samples
 from ..data.scenes import LEXICON, RATE, SAMPLES
 from ..data.spec import Benchmark, rendered
 from ..data.written import lines_of, png, wav

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data.own import missing, read_table
+from ..data.folder import read_table
+from ..data.own import missing
 from .cache import MODALITIES
 from ..gate import InputError, one_of, path_of, typed
 

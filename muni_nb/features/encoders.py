@@ -23,7 +23,7 @@ import torchaudio
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
-from ..data.own import as_seen, read_samples
+from ..data.folder import as_seen, read_samples
 from .cache import Source
 from ..gate import InputError, device_of, one_of
 from ..nets.sentence import FROZEN, quietly
