@@ -116,6 +116,7 @@ class Study:
         namespace: dict[str, Any],        # the notebook's `globals()`
         *,
         published: str = "default",       # the preset whose figures README and results show
+        from_records: Sequence[str] = (),     # presets that train nothing, and show what is on record
         **choices: Sequence,              # the values that parameters may have, where they are few
     ):
         usual = {"preset": ("smoke", "default"), "device": ("cpu", "cuda")}
@@ -142,7 +143,7 @@ class Study:
         self.workers = asked_for("workers", None)
         self.device = asked_for("device", "cpu")
         self.scheduler = asked_for("scheduler", None)
-        self.compute = asked_for("compute", True)
+        self.compute = asked_for("compute", True) and self.preset not in from_records
         hours = asked_for("hours", None)                    # for all sweeps together
         self.hours = None if hours is None else number(hours, "parameter hours", above=0)
         self.began: float | None = None                     # when the first of them did

@@ -517,7 +517,8 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
     if config["model"] != cls.__name__:
         told = f"{folder} holds a {config['model']!r}, not a {cls.__name__}"
         raise FileError(f"{told}: load it by its own class, or name another folder")
-    try: model = cls.from_config(config)
+    try:
+        with torch.random.fork_rng(devices=[]): model = cls.from_config(config)      # its first weights are drawn
     except FileError: raise                        # of what it is built upon, and says so
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         remedy = "update muni_nb if a newer one wrote it, else copy it again"
