@@ -43,9 +43,10 @@ def agrees(told, now):
     return all(key == "bf16" or key in now and agrees(value, now[key]) for key, value in told.items())
 
 
-def run_of_file(path: Path, config: dict) -> Run:
-    "Today's run of a result, called as the file is. SystemExit if it does not tell what the config tells."
-    run = run_of(config, path.stem.rsplit("-", 2)[0])
+def run_of_file(path: Path, ds: xr.Dataset) -> Run:
+    "Today's run of a result, called as it says or its file is. SystemExit if it does not tell what its config tells."
+    config = json.loads(ds.attrs["config"])
+    run = run_of(config, ds.attrs.get("run_cell", path.stem.rsplit("-", 2)[0]))
     now = run.config()
     config = config | {"sizes": {RENAMED.get(name, name): value for name, value in config["sizes"].items()}}
     if not agrees(config, now):
@@ -57,7 +58,7 @@ def run_of_file(path: Path, config: dict) -> Run:
 def keep_files(study: Path, files: list[Path], anew: bool = False) -> list[Run]:
     "Keep the results of `files` in `study`, and prove each."
     results = [read_result(path) for path in files]
-    runs = [run_of_file(path, json.loads(ds.attrs["config"])) for path, ds in zip(files, results)]
+    runs = [run_of_file(path, ds) for path, ds in zip(files, results)]
     keep(study, runs, results, anew)
     for run, ds in zip(runs, results): same(read(run, study), ds)
     return runs

@@ -81,7 +81,7 @@ def as_seen(image: Image.Image) -> Image.Image:
 
     ValueError for pixels that are floats, of which nobody knows what is white."""
     image = ImageOps.exif_transpose(image)
-    if image.mode == "F": raise ValueError("its pixels are floats: write it with 8 or 16 bits, or give an array")
+    if image.mode == "F": raise ValueError("its pixels are floats: write it with 8 or 16 bits")
     if image.mode.startswith("I"):                                    # 16 bits, or 32 that hold 16
         high = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high.clip(0, 255).astype(np.uint8))
@@ -142,10 +142,14 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    "Of a column of texts an empty cell alone is missing: \"None\" and \"NA\" are words, and codes of countries."
+    """A table in which of a column of texts an empty cell alone is missing: "None" and "NA" are words.
+
+    Numbers, truth values and names of files are read as pandas reads them, to which such words say that nothing is
+    there."""
     table = pd.read_csv(path)
     as_written = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-    return table.assign(**{k: as_written[k] for k in table if not pd.api.types.is_numeric_dtype(table[k])})
+    said = lambda column: not names_files(column) and any(isinstance(cell, str) for cell in column)
+    return table.assign(**{k: as_written[k] for k in table if said(table[k].tolist())})
 
 
 def names_files(cells: Sequence) -> bool:

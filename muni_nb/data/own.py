@@ -11,6 +11,7 @@ __all__ = ['BLOCK', 'SPECIALS', 'Columns', 'MAKERS', 'missing', 'gaps', 'unmaske
 # %% ../../nbs/data/06_own.ipynb #092d1f8e
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections import Counter
@@ -60,7 +61,7 @@ def gaps(name: str, values: np.ndarray) -> np.ndarray:
 # %% ../../nbs/data/06_own.ipynb #d0f9b6e6
 def unmasked(name: str, given: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
     "`as_column` of a masked array of numpy's. ValueError for a row that is masked in part."
-    lost = np.ma.getmaskarray(given).reshape(len(given), -1)
+    lost = np.ma.getmaskarray(given).reshape(len(given), math.prod(given.shape[1:]))
     some = lost.any(1) & ~lost.all(1)
     if some.any():
         raise ValueError(f"{name}: row {some.argmax()} is masked in part: fill it in, or mask the whole row, which is "
@@ -73,7 +74,9 @@ def as_column(name: str, given) -> tuple[np.ndarray, np.ndarray]:
     """A column as an array [N, ...] and which rows are there, bool [N].
 
     Strings become objects; where nothing is there stand zeros or "". ValueError, naming the column, if it is none."""
-    if isinstance(given, np.ma.MaskedArray) and given.ndim and given.dtype.kind in "biuf": return unmasked(name, given)
+    if isinstance(given, np.ma.MaskedArray) and given.ndim:
+        if given.dtype.kind in "biuf": return unmasked(name, given)
+        given = given.tolist()                          # what is masked is None there
     if isinstance(given, Tensor):
         given = (given.float() if given.dtype == torch.bfloat16 else given).numpy(force=True)     # numpy has no such
     if isinstance(given, str | Mapping) or not hasattr(given, "__iter__") or getattr(given, "ndim", 1) == 0:
@@ -155,7 +158,8 @@ def picture(name: str, values: np.ndarray) -> Modality:
         raise ValueError(f"{name}: pictures of type {values.dtype}: want bytes (uint8), or floats in [-1, "
                          "1]")
     elif brightest(values) == 1:
-        raise InputError(f"{name}: pictures of bytes 0 and 1 alone are nearly black, 255 is white: pass 255 * x")
+        raise InputError(f"{name}: pictures of bytes 0 and 1 alone are nearly black, 255 is white: pass 255 * x, or "
+                         "write files of 0 and 255")
     convert = lambda x: torch.from_numpy(np.nan_to_num(np.require(to(x), requirements=["C", "W"])))
     spec = Spec(name, "image", to(values[:1]).shape[1:])
     return Modality(spec, convert, lambda x: back(KINDS["image"].stored(x).numpy(force=True)))
@@ -237,6 +241,9 @@ class Words:
                              "choose a smaller least_count")
         return cls((*SPECIALS, *kept))
 
+    @property
+    def digest(self) -> str: return hashlib.sha256("\n".join(self.words).encode()).hexdigest()[:12]
+
     @cached_property
     def place(self) -> dict[str, int]: return {word: i for i, word in enumerate(self.words)}
 
@@ -281,7 +288,7 @@ def caption(name: str, values: np.ndarray, words: Words, length: int) -> Modalit
     if len(unknown_words) > sum(map(len, said)) / 10:
         warnings.warn(f"{name}: more than a tenth of its words are no words of train rows, such as "
                       f"{unknown_words[0]!r}: they are learned and drawn as [UNK]", stacklevel=2)
-    spec = Spec(name, "text", (length,), len(words.words))
+    spec = Spec(name, "text", (length,), len(words.words), words.digest)
     return Modality(spec, lambda x: words.encode(x, length), words.decode)
 
 # %% ../../nbs/data/06_own.ipynb #685127ea

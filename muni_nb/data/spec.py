@@ -190,6 +190,9 @@ def check_same(model: Mapping[str, Spec], bench: Mapping[str, Spec]) -> None:
             raise InputError(f"the benchmark has {k!r}, which the model has not{near}; {remedy}")
         if model[k] != spec:
             raise InputError(f"{k}: the model was made for {model[k]}, the benchmark has {spec}; {remedy}")
+        if model[k].words and spec.words and model[k].words != spec.words:
+            raise InputError(f"{k}: the benchmark has another vocabulary than the model was made for: make it of the "
+                             f"same rows, with the same seed and held_out, or {remedy}")
     for k in model:
         if k in bench: continue
         near = nearest(k, list(bench))

@@ -172,17 +172,19 @@ class Figure:
         return value.reset_coords(drop=True) if value.notnull().any() else None
 
     def reference(self, ds: xr.Dataset, which: str) -> float:
-        """Its `chance` or `real`, which does not depend on the run; NaN if the dataset lacks it.
+        """Its `chance` or `real`, which does not depend on the model; NaN if the dataset lacks it.
 
-        And where cells differ in it by more than a twentieth: they are of unlike benchmarks."""
+        And where cells differ in it, at the seeds that all have, by more than a twentieth: they are of unlike
+        benchmarks."""
         source = getattr(self, which)
         if not isinstance(source, str): return source
         if source not in ds or not self.is_in(ds[source]): return math.nan
         values = self.select(ds[source])
         mean = float(values.mean())
         if "cell" not in values.dims: return mean
-        of_cells = values.mean([axis for axis in values.dims if axis != "cell"])
-        return math.nan if float(of_cells.max() - of_cells.min()) > abs(mean) / 20 else mean
+        runs = values.mean([axis for axis in values.dims if axis not in ("cell", "seed")])
+        if "seed" in runs.dims: runs = runs.dropna("seed").mean("seed")
+        return math.nan if float(runs.max() - runs.min()) > abs(mean) / 20 else mean
 
     def trials(self, ds: xr.Dataset) -> float:
         "The rows behind a fraction that is a count of rows, else NaN."

@@ -108,9 +108,8 @@ def trained_at(folder: str | Path, name: str = "") -> Trained:
     file = folder / "run.yaml"
     try: run = run_told(read_config(file))
     except InputError as error: raise InputError(f"{file}: {error}") from error
-    with torch.random.fork_rng(devices=[]):
-        model = run.kind.load(folder).requires_grad_(False)
-        told = run.build(model.specs)
+    model = run.kind.load(folder).requires_grad_(False)
+    with torch.device("meta"): told = run.build(model.specs)          # without weights
     if as_values(told.config(), "it") != as_values(model.config(), "it"):
         raise unreadable(file, "run", "it is not the run of the model beside it", "copy both again")
     figures = {}

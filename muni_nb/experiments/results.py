@@ -12,7 +12,7 @@ __all__ = ['SAID', 'IN_TEX', 'COLUMN', 'FOR_PAPER', 'Kept', 'study_at', 'stated'
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import pandas as pd
 import seaborn as sns
 import xarray as xr
 
-from .run import Run, run_of
+from .run import Run, in_file_names, run_of
 from .store import OF_ONE_RUN, files_of, kept_in, ours, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .cost import Cost, kind_of, rehearse_cost
@@ -53,10 +53,13 @@ def study_at(place: str | Path) -> Path:
 
 
 def stated(ds: xr.Dataset) -> dict:
-    "The config of a result as one is written today, where this package makes such results; else as it was written."
+    """The config of a result as one is written today, where this package makes such results; else as it was written.
+
+    With digests of rows and code that are not ours, where it has them."""
     config = json.loads(ds.attrs["config"])
-    try: return run_of(config).config()
-    except InputError: return config           # of another version
+    own = {name: ds.attrs[name] for name in ("own_rows", "own_code") if name in ds.attrs}
+    try: return run_of(config).config() | own
+    except InputError: return config | own     # of another version
 
 
 def kept_at(place: str | Path) -> list[Kept]:
@@ -68,10 +71,11 @@ def kept_at(place: str | Path) -> list[Kept]:
         if not OF_ONE_RUN.fullmatch(file.name): continue
         ds = read_result(file)
         cell, seed, _ = file.stem.rsplit("-", 2)
-        found.append(Kept(ds.attrs.get("cell", cell), int(seed), stated(ds), ds))     # older results lack the name
+        found.append(Kept(ds.attrs.get("run_cell", cell), int(seed), stated(ds), ds))
     for file in studies(path):
         found += [Kept(cell, seed, stated(ds), ds) for cell, seed, ds in kept_in(file).values()]
-    return found
+    named = {in_file_names(each.cell): each.cell for each in found if "run_cell" in each.ds.attrs}
+    return [replace(each, cell=named.get(each.cell, each.cell)) for each in found]     # older results lack their names
 
 # %% ../../nbs/experiments/07_results.ipynb #2d287b6b
 def read_by(config: Mapping) -> dict[str, object]:
@@ -111,12 +115,11 @@ def told_apart(kept: Sequence[Kept]) -> list[Kept]:
 
 
 def fullest(kept: Sequence[Kept]) -> list[Kept]:
-    "Of each cell and seed one result, that of most given sets: a run judged twice counts once."
+    "Of each cell and seed one result, of most given sets, the last of these: a run judged twice counts once."
     found: dict[tuple[str, int], Kept] = {}
-    for each in kept:
-        best = found.setdefault((each.cell, each.seed), each)
-        if each.ds.sizes.get("given", 0) > best.ds.sizes.get("given", 0): found[each.cell, each.seed] = each
-    return list(found.values())
+    by_worth = lambda each: (each.ds.sizes.get("given", 0), each.ds.attrs.get("date", ""))
+    for each in sorted(kept, key=by_worth): found[each.cell, each.seed] = each
+    return [each for each in kept if found[each.cell, each.seed] is each]
 
 # %% ../../nbs/experiments/07_results.ipynb #71482703
 @dataclass(frozen=True)
@@ -309,7 +312,8 @@ def difference(
         found = compare(*values, trials, level)
         if found: rows.append({"cell": cell, "metric": metric, **found})
     if not rows:
-        raise InputError(f"{ours.name} and {theirs.name} share no seed of {', '.join(shared)}: run one that both have")
+        raise InputError(f"{ours.name} and {theirs.name} share no seed, or no figure, of {', '.join(shared)}: run a "
+                         "seed that both have, judged alike")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/experiments/07_results.ipynb #17e6a7b4

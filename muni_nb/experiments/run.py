@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'DEFAULT_BENCHMARK', 'OURS', 'RENAMED', 'named',
            'benchmark_of', 'arguments_of', 'called', 'types_of', 'checked', 'plainly', 'bench_of', 'rows_of', 'code_of',
-           'digest', 'Run', 'run_of', 'settings', 'published']
+           'outline', 'digest', 'in_file_names', 'Run', 'run_of', 'settings', 'published']
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import ast
@@ -193,9 +193,17 @@ def code_of(kind: type) -> dict[str, str]:
     if package in (MUNI.__module__.partition(".")[0], "__main__"): return {}        # a notebook has no file
     modules = {part.__module__ for part in kind.__mro__ if part.__module__.partition(".")[0] == package}
     files = {name: getattr(sys.modules[name], "__file__", None) for name in sorted(modules)}
-    sources = {name: Path(file).read_text() for name, file in files.items() if file and file.endswith(".py")}
-    trees = {name: ast.dump(ast.parse(source)) for name, source in sources.items()}
+    sources = {name: Path(file).read_bytes() for name, file in files.items() if file and file.endswith(".py")}
+    trees = {name: outline(ast.parse(source)) for name, source in sources.items()}
     return {"code": digest(trees)} if trees else {}
+
+
+def outline(node: object) -> object:
+    "A syntax tree as lists; not `ast.dump`, which tells one tree differently in other versions of Python."
+    if isinstance(node, list): return [outline(each) for each in node]
+    if not isinstance(node, ast.AST): return repr(node)
+    parts = {name: outline(value) for name, value in ast.iter_fields(node) if value is not None and value != []}
+    return [type(node).__name__, parts]
 
 
 def digest(identity: Mapping) -> str:
@@ -209,6 +217,11 @@ def _changed(value) -> dict:
     return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
 
 # %% ../../nbs/experiments/00_run.ipynb #84a3039c
+def in_file_names(cell: str) -> str:
+    "A cell's name as files have it: they are to be seen, and not to have too long a name."
+    return re.sub(r"^\.+|[^A-Za-z0-9.]+", "_", cell)[:80] or "run"
+
+
 @dataclass(frozen=True)
 class Run:
     "One cell of a sweep at one seed. Its arguments are checked, and those at their defaults dropped, when it is made."
@@ -265,8 +278,7 @@ class Run:
     @property
     def name(self) -> str:
         "The stem of its result's file: cell, seed and digest."
-        cell = re.sub(r"^\.+|[^A-Za-z0-9.]+", "_", self.cell)[:80]       # a file that is seen, and not too long a name
-        return f"{cell or 'run'}-{self.seed}-{self.digest}"
+        return f"{in_file_names(self.cell)}-{self.seed}-{self.digest}"
 
     @property
     def model_name(self) -> str:
@@ -297,7 +309,9 @@ def takes(self: Run) -> dict[str, tuple[str, dict, dict]]:
 # %% ../../nbs/experiments/00_run.ipynb #c4115950
 @patch
 def config(self: Run) -> dict:
-    "Everything that decides the figures, defaults included, as JSON values; the versions stand for the code."
+    """Everything that decides the figures, defaults included, as JSON values; the versions stand for our code.
+
+    Rows and code that are not ours are told by digests of `identity` alone."""
     found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cell", "routes")}
     found |= {name: takes | found[name] for name, (_, takes, _) in self.takes().items()}
     found |= {"sizes": self.sizes.values(), "recipe": asdict(self.recipe)}

@@ -24,7 +24,7 @@ from .cluster import WorkerDied
 from .execute import execute
 from .run import Run
 from .store import find
-from ..gate import whole
+from ..gate import InputError, whole
 from ..training.progress import send_progress
 
 # %% ../../nbs/experiments/04_workers.ipynb #ddb11332
@@ -43,11 +43,20 @@ def _start_worker(threads: int, parent: int, queue) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(run: Run, folder: str | Path, device: str = "cpu", tell: Callable[..., None] | None = None) -> Path:
+def work(
+    run: Run,
+    folder: str | Path,
+    device: str = "cpu",
+    tell: Callable[..., None] | None = None,
+    name: str | None = None,                       # the run's digest, as the sweep has it
+) -> Path:
     """`execute`, telling how far it is: `tell` or, in a worker, whoever made the pool.
 
-    What another process finished since is taken as it is."""
-    name = run.digest
+    What another process finished since is taken as it is. InputError if the run has become another."""
+    name = name or run.digest
+    if run.digest != name:
+        raise InputError(f"the code of model {run.model!r} has changed since the process of the sweep read it: start "
+                         "that process anew")
     tell = tell or (_TOLD.put if _TOLD is not None else None)
     if tell is not None:
         tell((name, "begun", 0, 1))

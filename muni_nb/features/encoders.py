@@ -144,7 +144,7 @@ class Pictures:
         told = self.prepare.to_dict()
         steps = {k: told[k] for k in ("size", "crop_size", "resample", "image_mean", "image_std") if k in told}
         steps = json.dumps(steps, sort_keys=True, default=str)
-        how = f"{type(self.prepare).__name__} {steps}; image_embeds; {self.dtype}"
+        how = f"{type(self.prepare).__name__} {steps}; as seen; image_embeds; {self.dtype}"
         return source_of(self, how, self.model.config.projection_dim)
 
     def read(self, path: Path) -> np.ndarray:

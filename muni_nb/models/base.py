@@ -210,7 +210,6 @@ def ramped(weight: float, progress: float | Tensor, fraction: float) -> float | 
     return min(1.0, progress / fraction) * weight
 
 
-
 def mean_of_learned(error: Tensor, learned: Tensor) -> Tensor:
     "Mean of errors [B, K] over what is `learned` (bool [B, K]) of a row, then over rows that learn anything; else 0."
     of_row = (error * learned).sum(1) / learned.sum(1).clamp(min=1)
@@ -512,7 +511,7 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
                                  "a model was saved to")
     file = folder / "config.json"
     config = read_values(file, "configuration", "copy it again")
-    sealed, told = b'"seal"' in file.read_bytes(), value_digest(config)
+    sealed, digest = b'\n "seal": ' in file.read_bytes(), value_digest(config)
     if "model" not in config: raise unreadable(file, "configuration", "it names no model", "copy it again")
     if config["model"] != cls.__name__:
         told = f"{folder} holds a {config['model']!r}, not a {cls.__name__}"
@@ -528,7 +527,7 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
     why = "its tensors are not those of the configuration beside it"
     remedy = "copy or save both again"
     # older models do not say of which configuration they are; one without a seal was changed on purpose
-    if sealed and notes.get("config", told) != told: raise unreadable(file, "model", why, remedy)
+    if sealed and notes.get("config", digest) != digest: raise unreadable(file, "model", why, remedy)
     try: model.load_state_dict(tensors)
     except RuntimeError as error: raise unreadable(file, "model", why, remedy) from error
     return model.eval().to(device, memory_format=torch.channels_last)

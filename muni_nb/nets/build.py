@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'TERMS', 'ROUTES', 'LONGEST_NAME', 'check_name', 'Spec', 'na
 # %% ../../nbs/nets/08_build.ipynb #e6cb6cf9
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 
 import torch
@@ -46,9 +46,9 @@ def check_name(name: str, what: str = "modality", taken: Sequence[str] = (*TERMS
     if name != name.strip() or not name or set(name) & set(".+/"):
         raise InputError(f"no {what} can be called {name!r}: there is a dot, plus, slash or outer space in it, "
                          f"or nothing; {remedy}")
-    if not re.match(r"\w", name) or len(name) > LONGEST_NAME or any(ord(sign) < 32 for sign in name):
+    if not re.match(r"\w", name) or len(name) > LONGEST_NAME or not name.isprintable():
         raise InputError(f"no {what} can be called {brief(name)}: files of results want a letter, digit or _ first, "
-                         f"and at most {LONGEST_NAME} signs; {remedy}")
+                         f"at most {LONGEST_NAME} signs, and none that is not seen; {remedy}")
     if name in dir(nn.ModuleDict()) or name in taken:
         raise InputError(f"no {what} can be called {name!r}, a word of networks and reports: {remedy}")
     return name
@@ -62,6 +62,7 @@ class Spec:
     shape: tuple[int, ...] = ()   # image: (C, H, W); category: (); text: (L,); audio: (mels, frames);
                                   # vector, regressed: (F,); sentence: (F + 64,)
     classes: int | None = None    # category: number of values; text, sentence: size of the vocabulary
+    words: str = field(default="", compare=False, repr=False)    # text of one's own: a digest of the vocabulary
 
     def __post_init__(self):
         check_name(self.name)

@@ -32,7 +32,7 @@ from ..gate import (
 from ..nets.build import KINDS
 from ..nets.precision import PRECISIONS, autocast, precision_in_force
 from .captured import CapturedLoss, check_complete
-from .checkpoint import pack, read_state, unpack, write_state
+from .checkpoint import pack, read_note, read_state, unpack, write_state
 from .muon import Muon, matrices
 from .progress import progress_bar
 from .trackers import Tracker
@@ -145,6 +145,7 @@ def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     saved["recipe"] = {"by_pattern": False, "parts": 1, **saved.get("recipe", {})}   # nor how batches are made
     if "stage" in now.get("model", {}):                                  # nor that there was no last stage
         saved["model"] = {"stage": 1.0, **saved.get("model", {})}
+    for spec in saved.get("model", {}).get("specs", []): spec.setdefault("words", "")     # nor which words
     old, new = flat(saved), flat(now)
     different = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if not different: return
@@ -318,7 +319,7 @@ def fit(
     tells. In threads of one process runs disturb each other: torch has one generator. Interrupted, the model holds
     the raw weights of the last step. Raises NonFiniteLoss; before the first step InputError for arguments that
     cannot be, FileError for a checkpoint that is damaged or of another run, and CannotWrite for a folder that takes
-    no files."""
+    no files. FileError also later, where another run has been begun in the folder and kept its checkpoint there."""
     recipe = recipe_of(recipe, changes)
     whole(save_every, "save_every", least=1)
     whole(log_every, "log_every", least=1)
@@ -334,6 +335,7 @@ def fit(
         raise InputTypeError(f"model must be a torch module, got {brief(model)}")
     if hasattr(model, "specs"): bench = bench.arranged(model.specs)      # masks in the model's order
     if hasattr(model, "check_weights"): model.check_weights()
+    if hasattr(model, "config"): model.config()                          # must tell all, or it could not be saved
     if hasattr(model, "check_rows"): model.check_rows(bench.train.available)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, as for "
@@ -376,7 +378,8 @@ def fit(
             if due and not all(weight.isfinite().all() for weight in model.parameters()):
                 raise not_finite("its update was not finite", model, bench, recipe, step)
             if path and due:
-                if path.exists(): checkpoint_of(path, who)      # of another run that has begun here meanwhile?
+                there = read_note(path)                 # perhaps of another run that was begun here meanwhile
+                if "identity" in there: check_identity(path, there["identity"], who)
                 note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
                 write_state(path, pack(model, ema, optimiser), note | {"computed_in": computed_in})
             bar.update()
