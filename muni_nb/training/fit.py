@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'check_terms', 'gradients', 'train_step', 'recipe_of',
+           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'recipe_of',
            'checkpoint_of', 'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
@@ -31,7 +31,7 @@ from ..gate import (
     InputError, InputTypeError, brief, check_fields, device_of, flag, nearest, number, one_of, place, whole)
 from ..nets.build import KINDS
 from ..nets.precision import PRECISIONS, autocast, precision_in_force
-from .captured import CapturedLoss, check_complete
+from .captured import CapturedLoss, check_complete, check_terms
 from .checkpoint import pack, read_note, read_state, unpack, write_state
 from .muon import Muon, matrices
 from .progress import progress_bar
@@ -191,15 +191,6 @@ def room_for(step: int, recipe: Recipe, device: str) -> Iterator[None]:
         remedy = "choose more parts, a smaller batch_size or smaller sizes, or free the device of others"
         said = str(error).partition(". ")[0]
         raise torch.OutOfMemoryError(f"step {step}: {device} has no room for {batch}: {remedy} ({said})") from error
-
-
-def check_terms(terms: object, model: nn.Module) -> None:
-    "InputTypeError unless what a model's `loss` returned are named scalar tensors, `loss` among them."
-    scalar = lambda value: isinstance(value, Tensor) and not value.dim()
-    if isinstance(terms, Mapping) and "loss" in terms and all(map(scalar, terms.values())): return
-    got = {k: brief(v) for k, v in terms.items()} if isinstance(terms, Mapping) else brief(terms)
-    raise InputTypeError(f"{type(model).__name__}.loss(batch, available, progress) must return scalar tensors by name, "
-                         f"\"loss\" among them; got {got}")
 
 
 def gradients(
