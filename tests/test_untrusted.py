@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from muni_nb.data import mnist, own
+from muni_nb.data import folder, mnist
 from muni_nb.features.corpora import Corpus, Item
 from muni_nb.files import TEXT_BYTES, FileError, read_values
 from muni_nb.gate import InputError
@@ -44,7 +44,7 @@ def test_no_pickle_and_no_text_that_is_run(path):
 def test_a_pickle_in_place_of_an_array_is_not_run(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"): own.read_array(path, None, None)
+    with pytest.raises(ValueError, match="allow_pickle=False"): folder.read_array(path, None, None)
 
 
 def test_texts_are_bounded_before_they_are_read(tmp_path):
