@@ -114,7 +114,8 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
                 "parameters": {"units": "1", "long_name": "trainable parameters"}}
     ds = ds.assign({name: ((), ds.attrs.pop(name), attrs) for name, attrs in measured.items()})
     own = {f"own_{name}": value for name, value in (rows_of(run.bench) | code_of(run.kind)).items()}
-    ds.attrs |= own | {"run_cell": run.cell, "config": json.dumps(run.config()), "versions": json.dumps(versions),
-                 "machine": platform.machine(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    ds.attrs |= own | {
+        "run_cell": run.cell, "config": json.dumps(run.config()), "versions": json.dumps(versions),
+        "machine": platform.machine(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     write_result(ds, folder / f"{run.name}.nc")
     return folder / f"{run.name}.nc"
