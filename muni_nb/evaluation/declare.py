@@ -172,19 +172,20 @@ class Figure:
         return value.reset_coords(drop=True) if value.notnull().any() else None
 
     def reference(self, ds: xr.Dataset, which: str) -> float:
-        """Its `chance` or `real`, which does not depend on the model; NaN if the dataset lacks it.
-
-        And where cells differ in it, at the seeds that all have, by more than a twentieth: they are of unlike
-        benchmarks."""
+        "Its `chance` or `real`; NaN if the dataset lacks it, or has cells of unlike benchmarks."
         source = getattr(self, which)
         if not isinstance(source, str): return source
-        if source not in ds or not self.is_in(ds[source]): return math.nan
-        values = self.select(ds[source])
-        mean = float(values.mean())
-        if "cell" not in values.dims: return mean
+        there = source in ds and self.is_in(ds[source]) and self.same_chance(ds)
+        return float(self.select(ds[source]).mean()) if there else math.nan
+
+    def same_chance(self, ds: xr.Dataset) -> bool:
+        "Whether chance is the same for all cells, at the seeds that all have: to a twentieth, as it may be estimated."
+        if not isinstance(self.chance, str) or self.chance not in ds or not self.is_in(ds[self.chance]): return True
+        values = self.select(ds[self.chance])
+        if "cell" not in values.dims: return True
         runs = values.mean([axis for axis in values.dims if axis not in ("cell", "seed")])
         if "seed" in runs.dims: runs = runs.dropna("seed").mean("seed")
-        return math.nan if float(runs.max() - runs.min()) > abs(mean) / 20 else mean
+        return not float(runs.max() - runs.min()) > abs(float(runs.mean())) / 20
 
     def trials(self, ds: xr.Dataset) -> float:
         "The rows behind a fraction that is a count of rows, else NaN."
