@@ -31,7 +31,6 @@ def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     except (KeyError, ValueError) as error: raise unreadable(path, "checkpoint", "it has no note", remedy) from error
 
 
-
 def read_note(path: str | Path) -> dict:
     "The note alone; empty where there is none that can be read."
     try:

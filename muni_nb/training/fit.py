@@ -145,7 +145,8 @@ def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     saved["recipe"] = {"by_pattern": False, "parts": 1, **saved.get("recipe", {})}   # nor how batches are made
     if "stage" in now.get("model", {}):                                  # nor that there was no last stage
         saved["model"] = {"stage": 1.0, **saved.get("model", {})}
-    for spec in saved.get("model", {}).get("specs", []): spec.setdefault("words", "")     # nor which words
+    for spec in saved.get("model", {}).get("specs", []):                 # nor of which words
+        if isinstance(spec, dict): spec.setdefault("words", "")
     old, new = flat(saved), flat(now)
     different = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if not different: return
