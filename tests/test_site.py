@@ -134,7 +134,8 @@ def quick(monkeypatch, tmp_path):
     smaller(muni_nb.training.fit, "fit", steps=1, batch_size=8, progress=False)
     smaller(muni_nb.evaluation.verifier, "judge_for", folder=None, steps=1, width=4, progress=False)
     smaller(muni_nb.evaluation.report, "evaluate", rows=4, steps=1, per_class=4, probe_steps=1)
-    smaller(muni_nb.experiments.run, "Run", **muni_nb.experiments.run.settings(True))
+    run, small = muni_nb.experiments.run.Run, muni_nb.experiments.run.settings(True)
+    monkeypatch.setattr(muni_nb.experiments.run, "Run", lambda *given, **told: run(*given, **small | told))
     sweep = muni_nb.experiments.sweep.sweep
     monkeypatch.setattr(muni_nb.experiments.sweep, "sweep", lambda runs, folder: sweep(runs[:2], folder, workers=0))
     mine = ModuleType("my_package.models")
