@@ -7,7 +7,7 @@ __all__ = ['FULL', 'FORBIDDEN', 'LEFT', 'VERSION', 'BLANK', 'SEAL', 'TEXT_BYTES'
            'what_is_wrong', 'unreadable', 'spoken_bytes', 'cannot_write', 'in_use', 'clear_left', 'writing',
            'write_whole', 'read_bytes', 'ready_to_write', 'digest_around', 'sealed', 'check_version', 'check_seal',
            'apart', 'write_tensors', 'read_tensors', 'as_values', 'value_digest', 'write_values', 'read_values',
-           'naming', 'without_a_scheduler', 'write_dataset', 'seal_of', 'read_dataset', 'alone']
+           'is_sealed', 'naming', 'without_a_scheduler', 'write_dataset', 'seal_of', 'read_dataset', 'alone']
 
 # %% ../nbs/01_files.ipynb #03af270d
 import errno
@@ -265,6 +265,12 @@ def read_values(path: str | Path, what: str, remedy: str) -> dict:
     if found and found[2].decode() == value_digest(values): return values
     remedy = f"{remedy}; or, if it was changed on purpose, delete its line \"seal\""
     raise unreadable(path, what, "it is not as it was written", remedy)
+
+
+
+def is_sealed(path: str | Path) -> bool:
+    "Whether a JSON file has its seal still; one without was changed on purpose, or is older."
+    return b'\n "seal": ' in Path(path).read_bytes()
 
 # %% ../nbs/01_files.ipynb #a84bbe24
 @contextmanager

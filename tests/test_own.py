@@ -323,7 +323,8 @@ def lacking(kind):
     if kind == "two views": return from_arrays(views, {"label": known["label"]}, held_out=0.25)
     if kind == "no complete row":
         turn = np.arange(N) % 4
-        seen = {k: np.isin(turn, [i, (i + 1) % 4]) for i, k in enumerate(("photo", "feature", "sound", "label"))}
+        names = ("photo", "feature", "sound", "label")
+        seen = {k: np.isin(turn, [i, (i + 1) % 4]) for i, k in enumerate(names)}
         return from_arrays({k: known[k] for k in seen}, held_out=0.25, available=seen)
     many = {f"a{i}": np.random.default_rng(i).integers(0, 20, N) for i in range(4)}
     return from_arrays(views, many, held_out=0.25)

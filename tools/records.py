@@ -44,7 +44,7 @@ def agrees(told, now):
 
 
 def run_of_file(path: Path, ds: xr.Dataset) -> Run:
-    "Today's run of a result, called as it says or its file is. SystemExit if it does not tell what its config tells."
+    "Today's run of a result, called as it says or its file is. SystemExit if it tells less than its config."
     config = json.loads(ds.attrs["config"])
     run = run_of(config, ds.attrs.get("run_cell", path.stem.rsplit("-", 2)[0]))
     now = run.config()

@@ -144,8 +144,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def read_csv(path: Path) -> pd.DataFrame:
     """A table in which of a column of texts an empty cell alone is missing: "None" and "NA" are words.
 
-    Numbers, truth values and names of files are read as pandas reads them, to which such words say that nothing is
-    there."""
+    Numbers, truth values and names of files are read as pandas reads them: to it such words say that nothing
+    is there."""
     table = pd.read_csv(path)
     as_written = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     said = lambda column: not names_files(column) and any(isinstance(cell, str) for cell in column)
@@ -210,7 +210,8 @@ def on_disk(files: Files, folder: Path) -> np.ndarray:
     """What the files of a column hold, as a memory map; zeros where there is none. Written if it is not there yet.
 
     ValueError for a file of another type than the first, CannotWrite if the folder does not take them."""
-    read_as = ["as seen", files.size, asdict(files.sound), [path and [str(path), *stamp(path)] for path in files.paths]]
+    stamped = [path and [str(path), *stamp(path)] for path in files.paths]
+    read_as = ["as seen", files.size, asdict(files.sound), stamped]
     digest = hashlib.sha256(json.dumps(read_as).encode()).hexdigest()[:12]
     path = folder / f"{check_name(files.name, 'column')}-{digest}.npy"
     if not path.exists():

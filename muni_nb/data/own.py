@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .spec import KINDS, Benchmark, Rows, Spec
+from ..files import value_digest
 from ..gate import InputError, InputTypeError, brief, mask_of, nearest, typed, whole
 from ..nets.build import ROUTES, check_name
 from ..nets.text import BOS, EOS, PAD, UNK
@@ -64,8 +65,8 @@ def unmasked(name: str, given: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarra
     lost = np.ma.getmaskarray(given).reshape(len(given), math.prod(given.shape[1:]))
     some = lost.any(1) & ~lost.all(1)
     if some.any():
-        raise ValueError(f"{name}: row {some.argmax()} is masked in part: fill it in, or mask the whole row, which is "
-                         "missing")
+        raise ValueError(f"{name}: row {some.argmax()} is masked in part: fill it in, or mask the whole row, "
+                         "which is missing")
     values = given.filled(0)
     return values, ~lost.any(1) & gaps(name, values)
 
@@ -158,8 +159,8 @@ def picture(name: str, values: np.ndarray) -> Modality:
         raise ValueError(f"{name}: pictures of type {values.dtype}: want bytes (uint8), or floats in [-1, "
                          "1]")
     elif brightest(values) == 1:
-        raise InputError(f"{name}: pictures of bytes 0 and 1 alone are nearly black, 255 is white: pass 255 * x, or "
-                         "write files of 0 and 255")
+        raise InputError(f"{name}: pictures of bytes 0 and 1 alone are nearly black, 255 is white: "
+                         "pass 255 * x, or write files of 0 and 255")
     convert = lambda x: torch.from_numpy(np.nan_to_num(np.require(to(x), requirements=["C", "W"])))
     spec = Spec(name, "image", to(values[:1]).shape[1:])
     return Modality(spec, convert, lambda x: back(KINDS["image"].stored(x).numpy(force=True)))
@@ -231,7 +232,7 @@ class Words:
 
     @classmethod
     def of(cls, captions: Sequence[str], least: int = 1) -> "Words":
-        """The words that occur so many times in captions, in their alphabetical order; ValueError if none does.
+        """The words that occur so many times in captions, in alphabetical order; ValueError if none does.
 
         So another choice of train rows that has the same words gives them the same places."""
         count = Counter(word for caption in captions for word in split(caption))
@@ -242,7 +243,7 @@ class Words:
         return cls((*SPECIALS, *kept))
 
     @property
-    def digest(self) -> str: return hashlib.sha256("\n".join(self.words).encode()).hexdigest()[:12]
+    def digest(self) -> str: return value_digest({"words": self.words})
 
     @cached_property
     def place(self) -> dict[str, int]: return {word: i for i, word in enumerate(self.words)}
@@ -282,8 +283,8 @@ def caption(name: str, values: np.ndarray, words: Words, length: int) -> Modalit
     length = max(3, min(length, longest))
     cut = sum(len(text) > length - 2 for text in said)
     if cut:
-        warnings.warn(f"{name}: {cut:,} of {len(said):,} captions have more than {length - 2} words and marks "
-                      "and are cut there: give a larger max_length", stacklevel=2)
+        warnings.warn(f"{name}: {cut:,} of {len(said):,} captions have more than {length - 2} words and "
+                      "marks and are cut there: give a larger max_length", stacklevel=2)
     unknown_words = [word for text in said for word in text if word not in words.place]
     if len(unknown_words) > sum(map(len, said)) / 10:
         warnings.warn(f"{name}: more than a tenth of its words are no words of train rows, such as "

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..gate import InputError, InputTypeError, brief, check_fields, json_of, mask_of, nearest, tensor_of, whole
+from ..gate import (
+    InputError, InputTypeError, brief, check_fields, json_of, mask_of, nearest, tensor_of, whole)
 from ..nets.build import KINDS, ROUTES, Spec, check_name, named_specs
 
 # %% ../../nbs/data/00_spec.ipynb #5204567c
@@ -191,8 +192,8 @@ def check_same(model: Mapping[str, Spec], bench: Mapping[str, Spec]) -> None:
         if model[k] != spec:
             raise InputError(f"{k}: the model was made for {model[k]}, the benchmark has {spec}; {remedy}")
         if model[k].words and spec.words and model[k].words != spec.words:
-            raise InputError(f"{k}: the benchmark has another vocabulary than the model was made for: make it of the "
-                             f"same rows, with the same seed and held_out, or {remedy}")
+            raise InputError(f"{k}: the benchmark has another vocabulary than the model was made for: make it of "
+                             f"the same rows, with the same seed and held_out, or {remedy}")
     for k in model:
         if k in bench: continue
         near = nearest(k, list(bench))

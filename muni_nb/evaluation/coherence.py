@@ -344,7 +344,9 @@ def of_the_open(
     given: Sequence[str],
     carried: Sequence[str],
 ) -> dict[str, xr.DataArray]:
-    "`agreement`, `total_variation` and their controls, of draws of one given set; NaN if nothing is open to views."
+    """`agreement`, `total_variation` and their controls, of the draws of one given set.
+
+    NaN if it leaves nothing open to views."""
     names = ("agreement", "agreement_independent", "total_variation", "total_variation_sampling")
     found = {name: blank(bench, "attribute") for name in names}
     pairs = view_pairs(bench, shown)
@@ -386,8 +388,8 @@ def coherence(
     for given, drawn in draws.items():
         shown = read(bench, judge, drawn)
         carried = [a for a in bench.attributes if any(a in bench.carries[k] for k in given)]
-        of_given = of_the_carried(bench, shown, rows, carried) | of_the_open(bench, shown, rows, given, carried)
-        parts.append(xr.Dataset(of_given))
+        settled = of_the_carried(bench, shown, rows, carried)
+        parts.append(xr.Dataset(settled | of_the_open(bench, shown, rows, given, carried)))
         if given: continue
         for a, (every, _) in agreement_of(bench, shown).items(): coherent.loc[a] = every
     ds = xr.concat(parts, xr.Variable("given", [route_name(given) for given in draws]))

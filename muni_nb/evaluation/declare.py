@@ -179,8 +179,11 @@ class Figure:
         return float(self.select(ds[source]).mean()) if there else math.nan
 
     def same_chance(self, ds: xr.Dataset) -> bool:
-        "Whether chance is the same for all cells, at the seeds that all have: to a twentieth, as it may be estimated."
-        if not isinstance(self.chance, str) or self.chance not in ds or not self.is_in(ds[self.chance]): return True
+        """Whether chance is the same for all cells, at the seeds that all have.
+
+        To a twentieth, as it may be estimated."""
+        if not isinstance(self.chance, str) or self.chance not in ds: return True
+        if not self.is_in(ds[self.chance]): return True
         values = self.select(ds[self.chance])
         if "cell" not in values.dims: return True
         runs = values.mean([axis for axis in values.dims if axis not in ("cell", "seed")])

@@ -49,8 +49,8 @@ def check_read(name: str, found: object, bench: Benchmark) -> None:
 
     if isinstance(found, Mapping) and all(said(a, value) for a, value in found.items()): return
     classes = ", ".join(f"{a} 0 to {n - 1}" for a, n in bench.attributes.items())
-    raise InputTypeError(f"the reader of {name!r} must return int64 tensors [B] by attribute ({classes}; -1: it shows "
-                         f"none); of one row it returned {brief(found)}")
+    raise InputTypeError(f"the reader of {name!r} must return int64 tensors [B] by attribute ({classes}; "
+                         f"-1: it shows none); of one row it returned {brief(found)}")
 
 
 def as_read(bench: Benchmark, judge: Judge) -> tuple[Benchmark, Benchmark]:

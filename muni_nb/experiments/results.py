@@ -53,7 +53,7 @@ def study_at(place: str | Path) -> Path:
 
 
 def stated(ds: xr.Dataset) -> dict:
-    """The config of a result as one is written today, where this package makes such results; else as it was written.
+    """The config of a result as one is written today, if this package makes such results; else as it was.
 
     With digests of rows and code that are not ours, where it has them."""
     config = json.loads(ds.attrs["config"])
@@ -74,8 +74,9 @@ def kept_at(place: str | Path) -> list[Kept]:
         found.append(Kept(ds.attrs.get("run_cell", cell), int(seed), stated(ds), ds))
     for file in studies(path):
         found += [Kept(cell, seed, stated(ds), ds) for cell, seed, ds in kept_in(file).values()]
+    # older results lack their names, and have what files make of them
     named = {in_file_names(each.cell): each.cell for each in found if "run_cell" in each.ds.attrs}
-    return [replace(each, cell=named.get(each.cell, each.cell)) for each in found]     # older results lack their names
+    return [replace(each, cell=named.get(each.cell, each.cell)) for each in found]
 
 # %% ../../nbs/experiments/07_results.ipynb #2d287b6b
 def read_by(config: Mapping) -> dict[str, object]:
@@ -312,8 +313,8 @@ def difference(
         found = compare(*values, trials, level)
         if found: rows.append({"cell": cell, "metric": metric, **found})
     if not rows:
-        raise InputError(f"{ours.name} and {theirs.name} share no seed, or no figure, of {', '.join(shared)}: run a "
-                         "seed that both have, judged alike")
+        told = f"{ours.name} and {theirs.name} share no seed, or no figure, of {', '.join(shared)}"
+        raise InputError(f"{told}: run a seed that both have, judged alike")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/experiments/07_results.ipynb #17e6a7b4

@@ -187,8 +187,8 @@ def rows_of(arguments: Mapping) -> dict[str, str]:
 def code_of(kind: type) -> dict[str, str]:
     """What an identity says of a model's code: of ours nothing, the versions stand for it.
 
-    Of another's a digest of the modules of its package that define its class and what that inherits; comments and
-    layout do not matter. What else these import is not looked at."""
+    Of another's a digest of the modules of its package that define its class and what that inherits; comments
+    and layout do not matter. What else these import is not looked at."""
     package = kind.__module__.partition(".")[0]
     if package in (MUNI.__module__.partition(".")[0], "__main__"): return {}        # a notebook has no file
     modules = {part.__module__ for part in kind.__mro__ if part.__module__.partition(".")[0] == package}
@@ -202,8 +202,8 @@ def outline(node: object) -> object:
     "A syntax tree as lists; not `ast.dump`, which tells one tree differently in other versions of Python."
     if isinstance(node, list): return [outline(each) for each in node]
     if not isinstance(node, ast.AST): return repr(node)
-    parts = {name: outline(value) for name, value in ast.iter_fields(node) if value is not None and value != []}
-    return [type(node).__name__, parts]
+    said = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
+    return [type(node).__name__, {name: outline(value) for name, value in said.items()}]
 
 
 def digest(identity: Mapping) -> str:
@@ -309,7 +309,7 @@ def takes(self: Run) -> dict[str, tuple[str, dict, dict]]:
 # %% ../../nbs/experiments/00_run.ipynb #c4115950
 @patch
 def config(self: Run) -> dict:
-    """Everything that decides the figures, defaults included, as JSON values; the versions stand for our code.
+    """All that decides the figures, defaults included, as JSON values; the versions stand for our code.
 
     Rows and code that are not ours are told by digests of `identity` alone."""
     found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cell", "routes")}
@@ -322,9 +322,10 @@ def config(self: Run) -> dict:
 @patch
 def identity(self: Run, judged: bool = True) -> dict:
     "What tells runs apart: all that is not at its default; `judged` off: what tells trained models apart."
+    not_ours = rows_of(self.bench) | code_of(self.kind)
     trained = {"model": self.model, "seed": self.seed, "routes": _changed(self.routes),
                "sizes": self.sizes.changed(), "recipe": _changed(self.recipe), "options": self.options,
-               "bench": self.bench, "training_version": TRAINING_VERSION, **rows_of(self.bench), **code_of(self.kind)}
+               "bench": self.bench, "training_version": TRAINING_VERSION, **not_ours}
     judging = {"verifier": self.verifier, "evaluation": self.evaluation, "towers": self.towers,
                "results_version": RESULTS_VERSION}
     return trained | (judging if judged else {})

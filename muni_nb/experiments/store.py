@@ -143,8 +143,8 @@ def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
 def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], anew: bool = False) -> None:
     """Keep `results`, one for each of `runs`, in the study's file `path` and the one beside it.
 
-    Those of the same runs are replaced. `anew`: the study then holds nothing else. Of several processes, one keeps at a
-    time. ValueError if a result is not of its run, by its own config."""
+    Those of the same runs are replaced. `anew`: the study then holds nothing else. Of several processes, one keeps
+    at a time. ValueError if a result is not of its run, by its own config."""
     path = path_of(path)
     if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN):
         raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
@@ -155,7 +155,8 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
                              "the order of runs")
     if not runs: return
     given = {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
-    with alone(path.with_name(f".{path.name}.lock"), lambda: say(f"another process is keeping runs in {path.name}")):
+    waiting = lambda: say(f"another process is keeping runs in {path.name}")
+    with alone(path.with_name(f".{path.name}.lock"), waiting):
         if not anew:
             finish_keeping(path)
             given = kept_in(path) | given
@@ -237,8 +238,8 @@ SHARED = (   # attributes that runs may have in common
 def side_by_side(results: Iterable[tuple[str, int, xr.Dataset]]) -> xr.Dataset:
     """Results by cell and seed, one or more, as one dataset over (cell, seed), cells in their order.
 
-    What was left out of them is its attribute `left_out`, {cell: {seed: {what: why}}} as JSON. ValueError if a cell has
-    two results with one seed."""
+    What was left out of them is its attribute `left_out`, {cell: {seed: {what: why}}} as JSON. ValueError if a
+    cell has two results with one seed."""
     cells: dict[str, dict[int, xr.Dataset]] = {}
     left_out: dict[str, dict[int, dict]] = {}
     for cell, seed, ds in results:
@@ -247,10 +248,12 @@ def side_by_side(results: Iterable[tuple[str, int, xr.Dataset]]) -> xr.Dataset:
         if "left_out" in ds.attrs: left_out.setdefault(cell, {})[seed] = json.loads(ds.attrs["left_out"])
         ds.attrs = {k: v for k, v in ds.attrs.items() if k in SHARED}
         seen = cells.setdefault(cell, {})
-        if seed in seen: raise ValueError(f"{cell!r} has two results with seed {seed}: give one of them another name")
+        if seed in seen:
+            raise ValueError(f"{cell!r} has two results with seed {seed}: give one of them another name")
         seen[seed] = ds.expand_dims(cell=[cell], seed=[seed])
     options = {"join": "outer", "combine_attrs": "drop_conflicts", "coords": "minimal", "compat": "override"}
-    whole = xr.concat([xr.concat(parts.values(), "seed", **options) for parts in cells.values()], "cell", **options)
+    by_cell = [xr.concat(parts.values(), "seed", **options) for parts in cells.values()]
+    whole = xr.concat(by_cell, "cell", **options)
     return whole.assign_attrs(left_out=json.dumps(left_out)) if left_out else whole
 
 

@@ -149,7 +149,8 @@ def outcomes(
         yield from pool.outcomes(todo, folder, board.tell)
         return
     if isinstance(pool, InThisProcess):
-        for name, run in todo.items(): yield name, pool.submit(work, run, folder, device, board.tell, name).exception()
+        for name, run in todo.items():
+            yield name, pool.submit(work, run, folder, device, board.tell, name).exception()
         return
     begin = lambda name: pool.submit(work, todo[name], folder, device, None, name)
     begun = Counter(todo.keys())

@@ -143,7 +143,7 @@ def over_seeds(values: xr.DataArray, level: float = 0.95) -> float:
 
 
 def within_run(fractions: Sequence[xr.DataArray], trials: float, level: float = 0.95) -> float:
-    "Half the interval of a fraction [seed] of `trials` rows, or of the difference of two, from these rows alone."
+    "Half the interval of a fraction [seed] of `trials` rows, or of a difference of two, from these rows alone."
     shrunk = [(trials * p + 1) / (trials + 2) for p in fractions]       # a fraction of 0 or 1 is not certain
     variance = sum(float((p * (1 - p)).mean()) for p in shrunk)
     return stats.norm.ppf(0.5 + level / 2) * math.sqrt(variance / ((trials + 2) * fractions[0].size))
@@ -245,7 +245,8 @@ def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> 
     And what was `left_out`."""
     if ds.cell.size < 2: return "There is no other cell to compare with."
     found = differences(ds, base, metrics=metrics)
-    if found.empty: return f"No other cell shares a seed and a figure with {base}: there is nothing to compare."
+    nothing = f"No other cell shares a seed and a figure with {base}: there is nothing to compare."
+    if found.empty: return nothing
     lines = []
     for cell, part in found.groupby("cell", sort=False):
         seeds = "1 seed" if part.seeds.min() == 1 else f"{part.seeds.min()} seeds"

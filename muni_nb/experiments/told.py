@@ -141,13 +141,14 @@ PRESETS = {   # makers of a run's arguments
 
 
 def preset_values(name: str, bench: Mapping | None = None) -> dict:
-    "What a preset says of a run, of the arguments of a benchmark those that the one takes that `bench` asks for."
+    "What a preset says of a run; of its benchmark's arguments those that the one takes that `bench` asks for."
     shared = PRESETS[one_of(name, "preset", list(PRESETS))]()
     run = Run("run", **shared)
     _, builder = benchmark_of(bench or {})
     taken = {k: v for k, v in shared["bench"].items() if k in arguments_of(builder)}
     recipe = values_of(run)["recipe"]
-    return {"sizes": run.sizes.changed(), "recipe": recipe, "bench": taken, "evaluation": shared["evaluation"]}
+    sizes, evaluation = run.sizes.changed(), shared["evaluation"]
+    return {"sizes": sizes, "recipe": recipe, "bench": taken, "evaluation": evaluation}
 
 # %% ../../nbs/experiments/02_told.ipynb #a5c893b8
 def options_in_words(values: Mapping, head: str = "--") -> list[str]:

@@ -55,8 +55,8 @@ def work(
     What another process finished since is taken as it is. InputError if the run has become another."""
     name = name or run.digest
     if run.digest != name:
-        raise InputError(f"the code of model {run.model!r} has changed since the process of the sweep read it: start "
-                         "that process anew")
+        raise InputError(f"the code of model {run.model!r} has changed since the process of the sweep read it: "
+                         "start that process anew")
     tell = tell or (_TOLD.put if _TOLD is not None else None)
     if tell is not None:
         tell((name, "begun", 0, 1))

@@ -311,7 +311,7 @@ def standard_of(splits: Sequence[Split], modality: str, widened: Widened = Widen
 
 # %% ../../nbs/features/01_cache.ipynb #29213cb9
 class Tokens:
-    """A tokenizer of transformers: of the package's name, in a folder, or of a hub's id that is on this machine.
+    """A tokenizer of transformers: one of the package, in a folder, or of a hub's id that is on this machine.
 
     InputError where it is not, or does not pad with `PAD`."""
 

@@ -19,8 +19,9 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
 from ..data.spec import Rows, Spec
-from ..files import (
-    FileError, as_values, read_tensors, read_values, unreadable, value_digest, write_tensors, write_values)
+from muni_nb.files import (
+    FileError, as_values, is_sealed, read_tensors, read_values, unreadable, value_digest, write_tensors,
+    write_values)
 from ..gate import (
     InputError, InputTypeError, brief, check_fields, mask_of, nearest, number, one_of, path_of, place, several_of,
     tensor_of, typed, whole)
@@ -161,7 +162,7 @@ class LatentModel(nn.Module, ModelHubMixin, model_card_template=CARD, library_na
         return self.infer(given, n, present)
 
     def check_rows(self, available: Tensor) -> None:
-        "InputError if rows that observe what `available` [N, M] says cannot train this model; `fit` asks first."
+        "InputError if rows that observe what `available` [N, M] says cannot train this model; `fit` asks."
 
     def unsupported(self, given: Sequence[str]) -> str:
         "Why this model can draw nothing from the modalities `given`, () for none; empty if it can."
@@ -211,7 +212,7 @@ def ramped(weight: float, progress: float | Tensor, fraction: float) -> float | 
 
 
 def mean_of_learned(error: Tensor, learned: Tensor) -> Tensor:
-    "Mean of errors [B, K] over what is `learned` (bool [B, K]) of a row, then over rows that learn anything; else 0."
+    "Mean of errors [B, K] over what is `learned` (bool [B, K]) of a row, then over rows that learn; else 0."
     of_row = (error * learned).sum(1) / learned.sum(1).clamp(min=1)
     return of_row.sum() / learned.any(1).sum().clamp(min=1)
 
@@ -462,12 +463,13 @@ def config(self: LatentModel) -> dict:
     specs = [asdict(s) for s in self.specs.values()]
     told = self.arguments()
     if untold := [name for name in constructor_arguments(type(self)) if name not in told]:
-        raise InputError(f"arguments() of {type(self).__name__} says nothing of {untold[0]!r}, which its constructor "
-                         "takes: a model that is loaded would have another value, so return it, too")
+        raise InputError(f"arguments() of {type(self).__name__} says nothing of {untold[0]!r}, which its "
+                         "constructor takes: a model that is loaded would have another value, so return it, too")
     return {"model": type(self).__name__, "specs": specs, **told}
 
 
-BETWEEN_CLASSES = ("self", "specs", "groups", "decoder", "columns")     # what a constructor tells that of its base
+# what a constructor tells that of its base
+BETWEEN_CLASSES = ("self", "specs", "groups", "decoder", "columns")
 
 
 def constructor_arguments(kind: type) -> list[str]:
@@ -511,13 +513,13 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
                                  "a model was saved to")
     file = folder / "config.json"
     config = read_values(file, "configuration", "copy it again")
-    sealed, digest = b'\n "seal": ' in file.read_bytes(), value_digest(config)
+    sealed, digest = is_sealed(file), value_digest(config)
     if "model" not in config: raise unreadable(file, "configuration", "it names no model", "copy it again")
     if config["model"] != cls.__name__:
         told = f"{folder} holds a {config['model']!r}, not a {cls.__name__}"
         raise FileError(f"{told}: load it by its own class, or name another folder")
     try:
-        with torch.random.fork_rng(devices=[]): model = cls.from_config(config)      # its first weights are drawn
+        with torch.random.fork_rng(devices=[]): model = cls.from_config(config)      # draws first weights
     except FileError: raise                        # of what it is built upon, and says so
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         remedy = "update muni_nb if a newer one wrote it, else copy it again"

@@ -107,8 +107,8 @@ class MUNI(ExpertModel):
 
     def check_rows(self, available: Tensor) -> None:
         if self.routes.prior_subsets == "leave_one_out" and not (available.sum(1) > 1).any():
-            raise InputError("no row observes two modalities, so there is no posterior that leaves one out, and the "
-                             "prior would learn nothing: choose Routes(prior_subsets=\"all\")")
+            raise InputError("no row observes two modalities, so there is no posterior that leaves one out, and "
+                             "the prior would learn nothing: choose Routes(prior_subsets=\"all\")")
 
     def arguments(self) -> dict:
         return {
@@ -153,8 +153,9 @@ def loss(
     """Terms of the objective, as means over rows, and their weighted sum `loss`.
 
     One term per decoder (images: summed squared velocity error; labels: nats), `rate` (nats) and
-    `prior` (flow matching, summed over dimensions); with `Routes.contrast`, `contrastive` (nats). After `stage`
-    of training, with which the ramp ends, `prior` alone, over four draws of what a row's latent can be."""
+    `prior` (flow matching, summed over dimensions); with `Routes.contrast`, `contrastive` (nats). After
+    `stage` of training, with which the ramp ends, `prior` alone, over four draws of what a row's latent can
+    be."""
     if self.resting(progress):
         with torch.no_grad():
             mean, logvar = (part.repeat(4, 1, 1) for part in self.encode(batch, available))

@@ -325,7 +325,9 @@ def terms(self: MUNITE, batch: Mapping[str, Tensor], available: Tensor) -> dict[
     t = time[:, None].expand(-1, learns.shape[1])
     # of the students, by row and size: over dimensions, then over sizes that learn, then over rows
     apart = lambda out: mean_of_learned((out - target[:, None]).square().mean(2), learns)
-    if not self.options["contrastive"]: return {**drawn, "distillation": apart(self.predict(w, t, streams, subsets))}
+    if not self.options["contrastive"]:
+        out = self.predict(w, t, streams, subsets)
+        return {**drawn, "distillation": apart(out)}
     split = self.options["split"]
     one, rest = halves(available, split)
     states = torch.cat([w, noise[1], noise[2]], 1)

@@ -44,11 +44,11 @@ def check_name(name: str, what: str = "modality", taken: Sequence[str] = (*TERMS
     if not isinstance(name, str):
         raise InputTypeError(f"the name of each {what} must be text, got {brief(name)}: {remedy}")
     if name != name.strip() or not name or set(name) & set(".+/"):
-        raise InputError(f"no {what} can be called {name!r}: there is a dot, plus, slash or outer space in it, "
-                         f"or nothing; {remedy}")
+        raise InputError(f"no {what} can be called {name!r}: there is a dot, plus, slash or outer space in "
+                         f"it, or nothing; {remedy}")
     if not re.match(r"\w", name) or len(name) > LONGEST_NAME or not name.isprintable():
-        raise InputError(f"no {what} can be called {brief(name)}: files of results want a letter, digit or _ first, "
-                         f"at most {LONGEST_NAME} signs, and none that is not seen; {remedy}")
+        wanted = f"a letter, digit or _ first, at most {LONGEST_NAME} signs, and none that is not seen"
+        raise InputError(f"no {what} can be called {brief(name)}: files of results want {wanted}; {remedy}")
     if name in dir(nn.ModuleDict()) or name in taken:
         raise InputError(f"no {what} can be called {name!r}, a word of networks and reports: {remedy}")
     return name
@@ -62,7 +62,7 @@ class Spec:
     shape: tuple[int, ...] = ()   # image: (C, H, W); category: (); text: (L,); audio: (mels, frames);
                                   # vector, regressed: (F,); sentence: (F + 64,)
     classes: int | None = None    # category: number of values; text, sentence: size of the vocabulary
-    words: str = field(default="", compare=False, repr=False)    # text of one's own: a digest of the vocabulary
+    words: str = field(default="", compare=False, repr=False)    # text of one's own: digest of its vocabulary
 
     def __post_init__(self):
         check_name(self.name)

@@ -185,7 +185,7 @@ def quietly() -> Iterator[None]:
 
 
 def shipped_or(name: str) -> str | Path:
-    "The folder of a frozen model that comes with the package under this name; else the name, a folder's or a hub's id."
+    "The folder of a frozen model that comes with the package by this name; else the name, of a folder or a hub."
     folder = FROZEN / name
     return folder if folder.is_dir() else name
 
@@ -198,9 +198,9 @@ def frozen_model(name: str) -> nn.Module:
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
     if name == GEMMA and torch.get_default_device().type == "meta":
         return Gemma3ForCausalLM(Gemma3TextConfig(**GEMMA_SHAPE))
+    how = {"local_files_only": True, "dtype": "auto"}
     try:
-        with quietly():
-            model = AutoModelForCausalLM.from_pretrained(shipped_or(name), local_files_only=True, dtype="auto")
+        with quietly(): model = AutoModelForCausalLM.from_pretrained(shipped_or(name), **how)
     except (OSError, ValueError) as error:
         remedy = ("name the folder of one, or get one of the hub's: accept its licence there (Gemma's is gated), "
                   f"then `hf auth login` and `hf download {name}`")

@@ -62,8 +62,8 @@ def check_terms(terms: object, model: nn.Module) -> None:
     scalar = lambda value: isinstance(value, Tensor) and not value.dim()
     if isinstance(terms, Mapping) and "loss" in terms and all(map(scalar, terms.values())): return
     got = {k: brief(v) for k, v in terms.items()} if isinstance(terms, Mapping) else brief(terms)
-    raise InputTypeError(f"{type(model).__name__}.loss(batch, available, progress) must return scalar tensors by name, "
-                         f"\"loss\" among them; got {got}")
+    call = f"{type(model).__name__}.loss(batch, available, progress)"
+    raise InputTypeError(f"{call} must return scalar tensors by name, \"loss\" among them; got {got}")
 
 
 class CapturedLoss:

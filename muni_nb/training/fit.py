@@ -304,14 +304,16 @@ def fit(
     recipe: Recipe | None = None,
     **changes,                           # fields of `Recipe`: steps, seed, lr, ...
 ) -> xr.Dataset:
-    """Train `model` on `bench.train`; afterwards it holds the averaged weights, in `eval` mode. The learning curves.
+    """Train `model` on `bench.train`; afterwards it holds the averaged weights, in `eval` mode.
 
-    A run that finds its checkpoint goes on from it, whatever weights the model had; on a CPU bit for bit as if it had
-    never stopped. Processes that torchrun has started train together, see `training.world`; the first writes and
-    tells. In threads of one process runs disturb each other: torch has one generator. Interrupted, the model holds
-    the raw weights of the last step. Raises NonFiniteLoss; before the first step InputError for arguments that
-    cannot be, FileError for a checkpoint that is damaged or of another run, and CannotWrite for a folder that takes
-    no files. FileError also later, where another run has been begun in the folder and kept its checkpoint there."""
+    Returns the learning curves. A run that finds its checkpoint goes on from it, whatever weights the model had;
+    on a CPU bit for bit as if it had never stopped. Processes that torchrun has started train together, see
+    `training.world`; the first writes and tells. In threads of one process runs disturb each other: torch has one
+    generator. Interrupted, the model holds the raw weights of the last step.
+
+    Raises NonFiniteLoss; before the first step InputError for arguments that cannot be, FileError for a checkpoint
+    that is damaged or of another run, and CannotWrite for a folder that takes no files. FileError also later, where
+    another run was begun in the folder and has kept its checkpoint there."""
     recipe = recipe_of(recipe, changes)
     whole(save_every, "save_every", least=1)
     whole(log_every, "log_every", least=1)
@@ -327,11 +329,11 @@ def fit(
         raise InputTypeError(f"model must be a torch module, got {brief(model)}")
     if hasattr(model, "specs"): bench = bench.arranged(model.specs)      # masks in the model's order
     if hasattr(model, "check_weights"): model.check_weights()
-    if hasattr(model, "config"): model.config()                          # must tell all, or it could not be saved
+    if hasattr(model, "config"): model.config()     # must tell all, or it could not be saved
     if hasattr(model, "check_rows"): model.check_rows(bench.train.available)
     if not any(p.requires_grad for p in model.parameters()):
-        raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, as for "
-                         "a model that muni_nb.pretrained has read")
+        raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, "
+                         "as for a model that muni_nb.pretrained has read")
     if captured: check_complete(bench, recipe.parts)
     recorded = CapturedLoss(model, partial(autocast, recipe.precision, device)) if captured else None
     path = None if folder is None else place(folder) / "checkpoint.safetensors"
