@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..data.spec import Spec
 from ..gate import InputError, number, several_of, typed, whole
+from ..latent.contrast import info_nce
 from ..latent.gaussian import Posterior, pool
-from ..latent.subsets import rows_where
+from ..latent.subsets import halves, rows_where
 from .base import LatentModel, Latents, draws_of
 from ..nets.build import Sizes, encoder_for
 
@@ -100,6 +101,25 @@ def encode(
         experts.append(table)
     mean, logvar = torch.stack(experts, dim=2)
     return mean, logvar
+
+# %% ../../nbs/models/01_experts.ipynb #align002
+@patch
+def alignment(
+    self: ExpertModel,
+    mean: Tensor,               # [B, M, D], of the experts
+    logvar: Tensor,             # [B, M, D]
+    available: Tensor,          # bool [B, M]
+    temperature: float = 0.1,
+) -> Tensor:                    # scalar
+    """Symmetric InfoNCE in nats between the posteriors of a random half of each row and of the rest.
+
+    Of rows with two or more modalities; 0 if there is none. Stated for MUNITE (with temperature 0.1), for no other."""
+    one, rest = halves(available)
+    rows = rows_where(rest.any(1))
+    if not len(rows): return mean.new_zeros(())
+    sides = [pool(mean[rows], logvar[rows], half[rows], self.pooling) for half in (one, rest)]
+    means = [(side.logw.exp()[:, :, None] * side.mean).sum(1) for side in sides]
+    return info_nce(*means, temperature)
 
 # %% ../../nbs/models/01_experts.ipynb #7bf968d9
 @dataclass(frozen=True)

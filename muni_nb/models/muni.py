@@ -16,8 +16,7 @@ from torch import Tensor
 from ..data.spec import Spec
 from ..gate import InputError, check_fields, number, one_of, typed
 from ..latent.gaussian import POOLINGS, Posterior, pool
-from ..latent.contrast import info_nce
-from ..latent.subsets import SUBSETS, check_number, crossed, halves, marked, rows_where
+from ..latent.subsets import SUBSETS, check_number, crossed, marked, rows_where
 from .base import Latents, ramped
 from .experts import ExpertModel
 from ..nets.build import Sizes, prior_for
@@ -202,16 +201,3 @@ def prior_terms(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor) -> 
     pick = torch.rand(len(rows), device=rows.device)
     draw = posterior.sample(noise, pick).detach()
     return {"rate": self.prior.rate(posterior).mean(), "prior": self.prior.loss(draw, draws=2).mean()}
-
-# %% ../../nbs/models/02_muni.ipynb #align002
-@patch
-def alignment(self: MUNI, mean: Tensor, logvar: Tensor, available: Tensor, temperature: float = 0.1) -> Tensor:
-    """Symmetric InfoNCE (nats, a scalar) between the posteriors of a random half of each row and of the rest.
-
-    Of rows with two or more modalities; 0 if there is none. Stated for MUNITE (with temperature 0.1), not for MUNI."""
-    one, rest = halves(available)
-    rows = rows_where(rest.any(1))
-    if not len(rows): return mean.new_zeros(())
-    sides = [pool(mean[rows], logvar[rows], half[rows], self.routes.pooling) for half in (one, rest)]
-    means = [(side.logw.exp()[:, :, None] * side.mean).sum(1) for side in sides]
-    return info_nce(*means, temperature)

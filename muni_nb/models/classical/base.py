@@ -30,7 +30,8 @@ class ClassicalVAE(ExpertModel):
     """A multimodal VAE with the prior N(0, I) and a decoder with a likelihood for each modality.
 
     Its rates are under N(0, I), also where `stage` has a flow fitted, from which `prior_sample` draws. A
-    method with a bound of its own overrides `objective`.
+    method with a bound of its own overrides `objective`. With `contrast` what belongs together is told, too
+    (`alignment`).
 
     The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
     pixels."""
@@ -47,6 +48,7 @@ class ClassicalVAE(ExpertModel):
         beta: float = 0.3,             # weight of the KL divergence
         warmup: float = 0.5,           # fraction of training, up to `stage`, over which it rises from 0
         label_weight: float = 75.0,    # of the nats of labels and captions
+        contrast: float = 0.0,         # weight of the alignment of a row's two halves, in nats (no paper's)
         stage: float = 1.0,            # fraction of training after which encoders and decoders rest, and a
                                        # flow is fitted to codes, to draw from nothing (ours; 1: never)
         # those of z that each decoder reads, `sizes.latent` of them, for a subclass whose latent has parts
@@ -60,6 +62,7 @@ class ClassicalVAE(ExpertModel):
         number(scale, "scale", above=0)
         number(beta, "beta", least=0)
         number(label_weight, "label_weight", least=0)
+        number(contrast, "contrast", least=0)
         number(warmup, "warmup, a fraction of training,", 0, 1)
 
         def decoder(members: list[Spec]) -> nn.Module:
@@ -72,6 +75,7 @@ class ClassicalVAE(ExpertModel):
         self.beta = beta
         self.warmup = warmup
         self.label_weight = label_weight
+        self.contrast = contrast
         self.encoders.lr_scale = self.decoders.lr_scale = 2.0    # found on quadrant digits, see training.fit
         self.dims = sizes.latent if columns is None else 1 + max(map(max, columns.values()))
         self.prior = NormalPrior(self.dims)
@@ -79,7 +83,7 @@ class ClassicalVAE(ExpertModel):
         self.fitted = prior_for(sizes, FLOOR, dims=self.dims) if self.stages else None
 
     def arguments(self) -> dict:
-        own = ("likelihood", "scale", "beta", "warmup", "label_weight", "stage")
+        own = ("likelihood", "scale", "beta", "warmup", "label_weight", "contrast", "stage")
         return {**super().arguments(), **{name: getattr(self, name) for name in own}}
 
     def beta_at(self, progress: float) -> float:
@@ -145,10 +149,12 @@ def objective(
     self: ClassicalVAE,
     batch: Mapping[str, Tensor],  # prepared values
     available: Tensor,            # bool [B, M]
+    mean: Tensor,                 # [B, M, D], of the experts
+    logvar: Tensor,               # [B, M, D]
     progress: float = 1.0,        # fraction done of what trains encoders and decoders
 ) -> dict[str, Tensor]:
     "Nats, means over rows: see `terms`."
-    posterior = self.trained(*self.encode(batch, available), available)
+    posterior = self.trained(mean, logvar, available)
     nats = self.nll(one_draw(posterior, self.equal_shares), batch, available)
     rate = self.prior.rate(posterior)
     explained = self.weigh(nats, self.label_weight)
@@ -164,12 +170,18 @@ def loss(
 ) -> dict[str, Tensor]:
     """Terms of `objective` up to `stage` of training, its progress counted up to there; then the flow's.
 
-    Those are `prior` and `loss`, at four times for a code of each row: means over rows, 0 for one that has
-    nothing."""
-    if not self.resting(progress): return self.objective(batch, available, progress / self.stage)
-    codes = self.codes(batch, available)[available.any(1)]
-    prior = self.fitted.loss(codes, draws=4).sum() / len(available)
-    return {"prior": prior, "loss": prior}
+    With `contrast`, `contrastive` (nats) up to there. The flow's are `prior` and `loss`, at four times for a code
+    of each row: means over rows, 0 for one that has nothing."""
+    if self.resting(progress):
+        codes = self.codes(batch, available)[available.any(1)]
+        prior = self.fitted.loss(codes, draws=4).sum() / len(available)
+        return {"prior": prior, "loss": prior}
+
+    mean, logvar = self.encode(batch, available)
+    terms = self.objective(batch, available, mean, logvar, progress / self.stage)
+    if not self.contrast: return terms
+    apart = self.alignment(mean, logvar, available)
+    return {**terms, "contrastive": apart, "loss": terms["loss"] + self.contrast * apart}
 
 
 @patch

@@ -54,6 +54,8 @@ class JMVAE(ClassicalVAE):
         self,
         batch: Mapping[str, Tensor],
         available: Tensor,
+        mean: Tensor,
+        logvar: Tensor,
         progress: float = 1.0,
     ) -> dict[str, Tensor]:
         """Nats, means over rows.
@@ -61,7 +63,6 @@ class JMVAE(ClassicalVAE):
         Of each modality; `rate`, the joint posterior's divergence from the prior; `apart`, the sum of those
         from single experts; and `loss`."""
         posterior = self.joint_posterior(batch, available)
-        mean, logvar = self.encode(batch, available)
         nats = self.nll(one_draw(posterior), batch, available)
         rate = self.prior.rate(posterior)
         apart = (kl_normal(posterior.mean, posterior.logvar, mean, logvar) * available).sum(1)

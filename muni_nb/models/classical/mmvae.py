@@ -69,12 +69,13 @@ def objective(
     self: MMVAE,
     batch: Mapping[str, Tensor],
     available: Tensor,
+    mean: Tensor,
+    logvar: Tensor,
     progress: float = 1.0,
 ) -> dict[str, Tensor]:
     """Nats, means over rows.
 
     Of each modality; `rate`, ln q - ln p of the draws; and `loss`, minus the bound."""
-    mean, logvar = self.encode(batch, available)
     drawing = available if self.stratified else single(available)
     rows, expert = drawing.nonzero(as_tuple=True)
     share = 1 / torch.bincount(rows, minlength=len(available))[rows]    # of an expert in its row's mean

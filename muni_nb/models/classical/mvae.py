@@ -64,13 +64,14 @@ def objective(
     self: MVAE,
     batch: Mapping[str, Tensor],
     available: Tensor,
+    mean: Tensor,
+    logvar: Tensor,
     progress: float = 1.0,
 ) -> dict[str, Tensor]:
     """Nats of each modality, the `rate` and the `loss`.
 
     Of modalities and rate means over the bounds that have them; `loss` the sum over the bounds of a row,
     mean over rows."""
-    mean, logvar = self.encode(batch, available)
     subset = self.bounds(available)
     rows, which = subset.any(2).nonzero(as_tuple=True)
     subset = subset[rows, which]

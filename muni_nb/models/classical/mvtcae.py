@@ -44,13 +44,14 @@ class MVTCAE(ClassicalVAE):
         self,
         batch: Mapping[str, Tensor],
         available: Tensor,
+        mean: Tensor,
+        logvar: Tensor,
         progress: float = 1.0,
     ) -> dict[str, Tensor]:
         """Nats, means over rows.
 
         Of each modality; `rate`, the divergence from the prior; `apart`, the mean of those from single experts;
         and `loss`."""
-        mean, logvar = self.encode(batch, available)
         posterior = self.trained(mean, logvar, available)
         count = available.sum(1).clamp(min=1)
         nats = self.nll(one_draw(posterior), batch, available)
