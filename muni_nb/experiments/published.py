@@ -44,7 +44,7 @@ CONTROLLED = _table(
 RERUN = _table(
     "MUNITE, its tables 1 and 10",
     "64x64; 220,000 rows of which a quarter fully observed; MUNI 100 epochs, batch 256; "
-    "10,000 held-out rows; 50 Euler steps, guidance 1.5; one run each",
+    "10,000 held-out rows; 50 Euler steps, guidance 1.5; number of runs not stated",
     ["nothing → all agree: digit", "nothing → all agree: quadrant",
      "digit → view: digit", "quadrant → view: quadrant", "digit+quadrant → view: both",
      "digit → views agree: quadrant", "quadrant → views agree: digit", "Frechet distance"],
@@ -83,11 +83,11 @@ FIVE_VIEWS = pd.DataFrame([
 _MIXED = (
     "trained on 720,756 rows of image-text, image-audio, text-audio and all three (E-MM1): MUNI, CFM and DFM 200 "
     "epochs, MUNITE 100, batch 1,024, FlowBind 200,000 steps; CoDi and OmniFlow: their authors' models, copied from "
-    "MUNI's paper; 25 Euler steps (CFM 75, FlowBind 10); one run each, no error bars")
+    "MUNI's paper; 25 Euler steps (CFM 75, FlowBind 10); number of runs not stated, no error bars")
 _PAIRS = (
     "trained on 547,180 rows of two modalities each (no triplets), 200 epochs; not comparable with MUNITE's tables; "
     "MUNI† is not explained in what could be read: perhaps its product pooling, MUNI then being its Hellinger "
-    "pooling (unverified); one run each, no error bars")
+    "pooling (unverified); number of runs not stated, no error bars")
 
 ONE_TO_ONE_FIDELITY = _table(
     "MUNITE, its table 11", _MIXED,
