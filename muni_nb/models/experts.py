@@ -113,7 +113,7 @@ def alignment(
 ) -> Tensor:                    # scalar
     """Symmetric InfoNCE in nats between the posteriors of a random half of each row and of the rest.
 
-    Of rows with two or more modalities; 0 if there is none. Stated for MUNITE (with temperature 0.1), for no other."""
+    Of rows with two or more modalities; 0 if there is none. Stated for MUNITE alone, with temperature 0.1."""
     one, rest = halves(available)
     rows = rows_where(rest.any(1))
     if not len(rows): return mean.new_zeros(())

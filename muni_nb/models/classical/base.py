@@ -170,8 +170,8 @@ def loss(
 ) -> dict[str, Tensor]:
     """Terms of `objective` up to `stage` of training, its progress counted up to there; then the flow's.
 
-    With `contrast`, `contrastive` (nats) up to there. The flow's are `prior` and `loss`, at four times for a code
-    of each row: means over rows, 0 for one that has nothing."""
+    With `contrast`, `contrastive` (nats) up to there. The flow's are `prior` and `loss`, at four times for a
+    code of each row: means over rows, 0 for one that has nothing."""
     if self.resting(progress):
         codes = self.codes(batch, available)[available.any(1)]
         prior = self.fitted.loss(codes, draws=4).sum() / len(available)
