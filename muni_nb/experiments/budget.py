@@ -27,7 +27,7 @@ from .tables import headline
 from ..gate import InputError, number
 
 # %% ../../nbs/experiments/08_budget.ipynb #f3f70f93
-# options that methods do best with, as far as these were looked for
+# options that methods do best with on five views that a digit fills, as far as these were looked for
 AT_THEIR_BEST: dict[str, dict] = {
     "MUNITE": {"contrastive": 20.0, "distillation": 16.0, "crossed": 0.5, "split": "batch"},
     "MLD": {"code": {"image": 40}, "width": 512},

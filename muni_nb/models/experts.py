@@ -106,20 +106,19 @@ def encode(
 @patch
 def alignment(
     self: ExpertModel,
-    mean: Tensor,               # [B, M, D], of the experts
-    logvar: Tensor,             # [B, M, D]
-    available: Tensor,          # bool [B, M]
-    temperature: float = 0.1,
-) -> Tensor:                    # scalar
+    mean: Tensor,         # [B, M, D], of the experts
+    logvar: Tensor,       # [B, M, D]
+    available: Tensor,    # bool [B, M]
+) -> Tensor:              # scalar
     """Symmetric InfoNCE in nats between the posteriors of a random half of each row and of the rest.
 
-    Of rows with two or more modalities; 0 if there is none. Stated for MUNITE alone, with temperature 0.1."""
+    Of rows with two or more modalities; 0 if there is none. Stated for MUNITE alone, with this temperature."""
     one, rest = halves(available)
     rows = rows_where(rest.any(1))
     if not len(rows): return mean.new_zeros(())
     sides = [pool(mean[rows], logvar[rows], half[rows], self.pooling) for half in (one, rest)]
     means = [(side.logw.exp()[:, :, None] * side.mean).sum(1) for side in sides]
-    return info_nce(*means, temperature)
+    return info_nce(*means, temperature=0.1)
 
 # %% ../../nbs/models/01_experts.ipynb #7bf968d9
 @dataclass(frozen=True)

@@ -73,10 +73,10 @@ class MMVAEPlus(MMVAE):
         own = own.log_prob(w)
         return super().cost(u, mean_u, logvar_u, available, rows, expert) + own - normal_log_prob(w)
 
-    def alignment(self, mean: Tensor, logvar: Tensor, available: Tensor, temperature: float = 0.1) -> Tensor:
+    def alignment(self, mean: Tensor, logvar: Tensor, available: Tensor) -> Tensor:
         "That of the shared parts."
         (mean_u, _), (logvar_u, _) = self.split(mean), self.split(logvar)
-        return super().alignment(mean_u, logvar_u, available, temperature)
+        return super().alignment(mean_u, logvar_u, available)
 
 # %% ../../../nbs/models/classical/05_mmvae_plus.ipynb #30fcd853
 @patch
