@@ -357,21 +357,27 @@ def settings(
     small: bool = False,             # a run of seconds in which everything happens and nothing is learned
     *,
     quick: bool = False,             # one of minutes on a plain core that learns enough to see what routes do
+    long: bool = False,              # as quick, trained to the end and judged at length
     size: int = 16,
     training: int | None = None,     # optimiser steps
     **evaluation,                    # further arguments of `evaluate`
 ) -> dict:
-    "What the ablations' runs share, as arguments of `Run`."
+    """What the ablations' runs share, as arguments of `Run`: `small` before `long` before `quick`.
+
+    With none of these: wider networks by AdamW, the recipe of the studies before Muon and of some peers."""
+    at_length = {"rows": 480, "steps": 6, "guidance": 3.0}
     if small:
         sizes, recipe = Sizes.tiny(), Recipe(steps=training or 6, batch_size=32)
         judged = {"rows": 16, "steps": 2, "guidance": 3.0, "per_class": 60, "probe_steps": 8}
-    elif quick:
+    elif quick or long:
         sizes = Sizes.cpu(size).but(image_decoder=(32, 64), image_encoder=(24, 48, 64))
-        recipe = Recipe(steps=training or 1_800, batch_size=64, lr=2e-3, optimiser="muon")
-        judged = {"rows": 480, "steps": 4, "guidance": 3.0, "per_class": 1_000, "probe_steps": 200}
+        steps = training or (4_500 if long else 1_800)
+        recipe = Recipe(steps=steps, batch_size=64, lr=2e-3, optimiser="muon")
+        soon = at_length | {"steps": 4, "per_class": 1_000, "probe_steps": 200}
+        judged = at_length if long else soon
     else:
         sizes, recipe = Sizes.cpu(size), Recipe(steps=training or 1_600)
-        judged = {"rows": 480, "steps": 6, "guidance": 3.0}
+        judged = at_length
     return {"sizes": sizes,
             "recipe": recipe,
             "bench": {"size": size, "rows": 400 if small else 20_000, "test_rows": 80 if small else 2_000},
