@@ -178,8 +178,8 @@ def gone_through(value: Any) -> Any:
 
 def _sequence(value: Any, member: Any, name: str) -> list | tuple:
     value = listed(value, name)
-    for i, each in enumerate(value): as_annotated(each, member, f"{name}[{i}]")
-    return value
+    held = [as_annotated(each, member, f"{name}[{i}]") for i, each in enumerate(value)]
+    return value if all(one is other for one, other in zip(held, value)) else type(value)(held)
 
 
 def _tuple(value: Any, members: Sequence, name: str) -> tuple:

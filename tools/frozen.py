@@ -238,7 +238,9 @@ def train_renderer(name: str, work: Work) -> None:
     write_renderer(work.folder / f"scenes-render-{name}.safetensors", renderer)
 
 
-TRAINING = {"encoders": ("scenes-image", train_encoders), "writer": ("scenes-lm", train_writer)}
+# by a file that each writes late, so that half a set does not count as whole
+TRAINING = {"encoders": ("scenes-audio/code.safetensors", train_encoders),
+            "writer": ("scenes-lm/tokenizer.json", train_writer)}
 TRAINING |= {k: (f"scenes-render-{k}.safetensors", partial(train_renderer, k)) for k in RENDERERS}
 
 

@@ -80,6 +80,7 @@ from muni_nb.data.five_views import VIEWS, five_views                           
 from muni_nb.data.spec import Benchmark                                                # noqa: E402
 from muni_nb.evaluation.coherence import coherence, draw, every_subset                 # noqa: E402
 from muni_nb.evaluation.verifier import Judge, judge_for                               # noqa: E402
+from muni_nb.files import write_whole                                                     # noqa: E402
 from muni_nb.models.classical.base import ClassicalVAE                                 # noqa: E402
 from muni_nb.models.classical.mmvae import MMVAE                                       # noqa: E402
 from muni_nb.models.classical.mopoe import MoPoE                                       # noqa: E402
@@ -477,12 +478,11 @@ def main(arguments: list[str] | None = None) -> None:
     part = held.setdefault("best" if told.best else "runs", [])
     for cell in product(*axes.values()):
         asked = dict(zip(axes, cell))
+        if not told.best: asked["steps"] = told.steps or STEPS.get(asked["method"], 400)
         if any(asked.items() <= run.items() for run in part): continue
-        if told.best: record = measure_best(**asked, bench=bench, judge=judge)
-        else: record = measure(**asked, steps=told.steps or STEPS.get(asked["method"], 400), bench=bench, judge=judge)
+        record = (measure_best if told.best else measure)(**asked, bench=bench, judge=judge)
         part.append({**record, "machine": machine()})
-        told.out.parent.mkdir(parents=True, exist_ok=True)
-        told.out.write_text(json.dumps(held, indent=1) + "\n")
+        write_whole(told.out, (json.dumps(held, indent=1) + "\n").encode())
         print(json.dumps(record), flush=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import xarray as xr
 
 from muni_nb.experiments.records import same
-from muni_nb.experiments.run import RENAMED, Run, run_of
+from muni_nb.experiments.run import RENAMED, Run, in_file_names, run_of
 from muni_nb.experiments.store import keep, kept_in, read, read_result, studies
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
@@ -91,7 +91,8 @@ def thin(records: Path) -> None:
             if drew: drawn[alike(run)] = min(seed, drawn.get(alike(run), seed))
         shown, results = SHOWN.get(study.stem, {}), []
         for run, (cell, seed, ds) in zip(runs, kept):
-            given = shown.get(run.digest, shown.get(cell, shown.get("*", [])))
+            named = shown.get(cell, shown.get(in_file_names(cell), shown.get("*", [])))
+            given = shown.get(run.digest, named)
             results.append(thinned(ds, given if seed == drawn.get(alike(run)) else []))
         if all(now.identical(ds) for now, (_, _, ds) in zip(results, kept)): continue
         keep(study, runs, results, anew=True)

@@ -138,7 +138,7 @@ def alone(make: Callable[[], Callable]) -> dict:
     child = context.Process(target=lambda: theirs.send(measured(make)))
     child.start()
     while not ours.poll(1):
-        if not child.is_alive(): raise RuntimeError("the process ended without an answer")
+        if not child.is_alive() and not ours.poll(): raise RuntimeError("the process ended without an answer")
     found = ours.recv()
     child.join()
     return found

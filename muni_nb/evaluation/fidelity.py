@@ -182,17 +182,20 @@ def fidelity(
     observed, in the features of the `judge`'s verifiers, on the CPU; `copies`, the fraction that would have to
     be copies of training rows (0 in expectation if none), features of features. The same with `_real` for N
     other, independent test rows. The published statistic is the mean of `frechet` over views. Of a benchmark
-    that cannot draw rows, `_real` is of N train rows (verifiers have seen them), and nothing is said of
-    copies. Views without features, or with fewer than three real rows, are ignored. ValueError on values that
-    are no pictures."""
+    that cannot draw rows, `_real` is of N train rows, or of all if they are fewer (verifiers have seen them),
+    and nothing is said of copies. Views without features, or with fewer than three real rows, are ignored.
+    ValueError on values that are no pictures."""
     index = {k: bench.observed(rows, [k]) for k in bench.views}
     count = {k: len(rows.available[index[k]]) for k in bench.views}
     views = [k for k in bench.views if k in shown and not isinstance(judge[k], Exact) and count[k] >= 3]
     if not views: return xr.Dataset()
-    pictures = saved(bench.shown, {k: shown[k] for k in views})
-    n = len(pictures[views[0]])
+    n = len(shown[views[0]])
     others = independent(bench, n).values if bench.draw else {k: some_of(bench, k, n) for k in views}
+    views = [k for k in views if len(others[k]) >= min(n, 3)]
+    if not views: return xr.Dataset()
+    pictures = saved(bench.shown, {k: shown[k] for k in views})
     others = {k: others[k] for k in views}
+    n_others = min(map(len, others.values()))
     real = saved(bench.shown, rendered(others, bench.render))
     lean = None
     if bench.draw:
@@ -207,7 +210,8 @@ def fidelity(
         columns = distances(judge, bench, looked_at, reference)
         if lean: columns["copies"] = [lean[k][part].mean().item() for k in views]
         for name, values in columns.items():
-            attrs = {"units": "1", "n": n, "n_reference": min(len(bench.train), SEEN) if name == "copies" else compared,
+            of = min(len(bench.train), SEEN) if name == "copies" else compared
+            attrs = {"units": "1", "n": n_others if suffix else n, "n_reference": of,
                      "long_name": LONG_NAMES[name] + said}
             found[name + suffix] = ("view", values, attrs)
     return xr.Dataset(found, coords={"view": views})

@@ -88,9 +88,10 @@ def all_but_one(bench: Benchmark) -> list[tuple[str, ...]]:
 
 
 def leaky_sets(bench: Benchmark) -> list[tuple[str, ...]]:
-    "Given sets in which leakage is worth knowing: each view, everything but one modality, everything."
+    "Given sets in which leakage is worth knowing: each view, everything but one modality, everything; each once."
     single = [(k,) for k in bench.views]
-    return [*single, *reversed(all_but_one(bench)), tuple(bench.specs)]
+    sets = [*single, *reversed(all_but_one(bench)), tuple(bench.specs)]
+    return list(dict.fromkeys(given for given in sets if given))
 
 
 def class_rows(bench: Benchmark, cell: int, n: int) -> Rows:

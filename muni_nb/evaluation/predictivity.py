@@ -112,7 +112,7 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
     for name in model.guided:
         tellers = labels or [k for k in bench.specs if k != name]
         carried = [a for a in bench.carries[name] if any(a in bench.carries[k] for k in tellers)]
-        if not carried: continue
+        if not carried or not bench.entropy(carried): continue
         if not labels: z = model.infer({k: rows.values[k] for k in tellers})
         x = bench.specs[name].prepare(rows.values[name], sure=True).to(z.device)
         saved = []
@@ -147,8 +147,9 @@ def latents(model, rows: Rows, sets: Sequence[tuple[str, ...]], n: int = 1) -> T
 
 
 def true_values(bench: Benchmark, rows: Rows, device: torch.device, n: int = 1) -> dict[str, Tensor]:
-    "The attributes of rows, and all as one number (\"both\"), n times each, adjacent: int64 [N * n]."
-    values = {**rows.attributes, "both": joint_label(bench, rows.attributes)}
+    "The benchmark's attributes of rows, and all as one number (\"both\"), n times each, adjacent: int64 [N * n]."
+    told = {a: rows.attributes[a] for a in bench.attributes}
+    values = {**told, "both": joint_label(bench, told)}
     return {k: v.to(device).repeat_interleave(n) for k, v in values.items()}
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #a092a020
@@ -218,7 +219,7 @@ def label_targets(model, bench: Benchmark, rows: Rows, z: Tensor, sets: Sequence
     labels = bench.labels
     flat = z.flatten(0, 1)
     drawn = model.decode(flat, labels)
-    true = {k: rows.values[k].to(z.device) for k in labels}
+    true = {k: bench.specs[k].prepare(rows.values[k], sure=True).to(z.device) for k in labels}
     hits, nats = [], []
     for k in labels:
         hit = drawn[k].view(len(sets), -1) == true[k]

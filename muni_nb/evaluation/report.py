@@ -109,6 +109,8 @@ def wanting(
     if not bench.truth: lost["total_variation"] = "the law of what is left open is not known"
     if not bench.draw:
         lost["copies, leakage, private_r2"] = "no further rows can be drawn: there is no Truth with `draw`"
+    elif known.attributes != bench.attributes:
+        lost["leakage, private_r2"] = "rows of one class cannot be told, as no reader shows some attribute"
     return lost
 
 # %% ../../nbs/evaluation/07_report.ipynb #of7a5c01
@@ -337,7 +339,9 @@ def evaluate(
     with torch.random.fork_rng(), autocast(precision, model.device):
         parts = [over_guidance(drawn_at, strengths, several)]
         torch.manual_seed(seed)
-        if latents and whole: parts += judge_inside(model, known, rows, per_class, probe_steps)
+        if latents and whole:
+            classed = known.attributes == bench.attributes
+            parts += judge_inside(model, known, rows, per_class if classed else 0, probe_steps)
         if len(test):
             own = {name: ((), *figure) for name, figure in model.own_figures(test).items()}
             parts.append(xr.Dataset(own))
@@ -345,7 +349,7 @@ def evaluate(
     bar.update(bar.total - bar.n)
     bar.close()
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
-    if refused: ds = ds.reindex(given=[*ds.given.values, *map(route_name, refused)])
+    if refused and "given" in ds.coords: ds = ds.reindex(given=[*ds.given.values, *map(route_name, refused)])
     return arranged(ds, known, routes, left_out).assign_attrs(
         evaluation_rows=len(test) if whole else min(rows, len(bench.test)),
         decoder_steps=steps,

@@ -67,7 +67,9 @@ def trained(
     model = run.build(bench.specs)
     with alone(folder / "locks" / f"{run.model_name}.lock", waiting_for(f"model {run.model_name}")):
         found = kept_model(run, kept, device)
-        if found: return found
+        if found:
+            shutil.rmtree(working, ignore_errors=True)               # that of one who was killed before it was gone
+            return found
         options = {"device": device, "progress": progress, "tracker": tracker, "recipe": run.recipe}
         curves = fit(model, bench, folder=working, **options)
         model.save(kept)

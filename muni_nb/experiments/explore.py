@@ -314,6 +314,7 @@ def show_map(self: Explorer, anew: bool = False) -> None:
     names = list(bench.specs) if self.of.value == "everything" else [self.of.value]
     with self.doing(f"map of {one.name}", self.map_fault):
         if anew or self.place_of is not one:
+            self.place_of = None     # if it fails there is none
             self.place = latent_map(one.model, bench, names)
             self.place_of = one
         values = bench.test.attributes[self.by.value]

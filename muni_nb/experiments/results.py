@@ -96,9 +96,12 @@ def setting(config: Mapping) -> dict[str, object]:
 
 
 def differing(settings: Sequence[Mapping]) -> list[str]:
-    "The names whose values are not the same in all that have them."
+    "The names whose values are not the same in all that have them; where these leave two alike, in all."
     names = dict.fromkeys(name for each in settings for name in each)
-    return [name for name in names if len({repr(each[name]) for each in settings if name in each}) > 1]
+    found = [name for name in names if len({repr(each[name]) for each in settings if name in each}) > 1]
+    told = {tuple(repr(each.get(name)) for name in found) for each in settings}
+    if len(told) == len(settings): return found
+    return [name for name in names if len({repr(each.get(name, ...)) for each in settings}) > 1]
 
 # %% ../../nbs/experiments/07_results.ipynb #998b58b2
 def told_apart(kept: Sequence[Kept]) -> list[Kept]:
@@ -308,7 +311,7 @@ def difference(
         raise InputError(f"{ours.name} and {theirs.name} share no cell ({told}): call those that correspond alike")
     rows = []
     for cell, metric in product(shared, [name for name in map(str, one.metric.values) if name in other.metric.values]):
-        trials = min(float(h.trials.sel(metric=metric)) for h in (one, other))
+        trials = float(np.min([float(h.trials.sel(metric=metric)) for h in (one, other)]))     # NaN if either is
         values = [h["value"].sel(cell=cell, metric=metric) for h in (one, other)]
         found = compare(*values, trials, level)
         if found: rows.append({"cell": cell, "metric": metric, **found})

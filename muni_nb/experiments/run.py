@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'DEFAULT_BENCHMARK', 'OURS', 'RENAMED', 'named',
-           'benchmark_of', 'arguments_of', 'called', 'types_of', 'checked', 'plainly', 'bench_of', 'rows_of', 'code_of',
-           'outline', 'digest', 'in_file_names', 'Run', 'run_of', 'settings', 'published']
+           'benchmark_of', 'arguments_of', 'called', 'types_of', 'checked', 'plainly', 'bench_of', 'without_path',
+           'rows_of', 'code_of', 'outline', 'digest', 'in_file_names', 'Run', 'run_of', 'settings', 'published']
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import ast
@@ -177,6 +177,12 @@ def _digest_of_rows(builder: Callable[..., Benchmark], labels: bool, arguments: 
     return digest({"config": bench.config, "train": bench.train.digest, "test": bench.test.digest})
 
 # %% ../../nbs/experiments/00_run.ipynb #498c7ac2
+def without_path(arguments: Mapping) -> dict:
+    "A benchmark's arguments; of ours without `path`, where its files lie here: which files they are is checked."
+    ours = benchmark_of(arguments)[1] in OURS
+    return {name: value for name, value in arguments.items() if not (ours and name == "path")}
+
+
 def rows_of(arguments: Mapping) -> dict[str, str]:
     "What an identity says of a benchmark's rows: nothing of ours, of another's a digest, whatever its arguments say."
     if benchmark_of(arguments)[1] in OURS: return {}
@@ -313,6 +319,7 @@ def config(self: Run) -> dict:
 
     Rows and code that are not ours are told by digests of `identity` alone."""
     found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("cell", "routes")}
+    found["bench"] = without_path(self.bench)
     found |= {name: takes | found[name] for name, (_, takes, _) in self.takes().items()}
     found |= {"sizes": self.sizes.values(), "recipe": asdict(self.recipe)}
     if self.takes_routes: found["routes"] = asdict(self.routes)
@@ -325,7 +332,7 @@ def identity(self: Run, judged: bool = True) -> dict:
     not_ours = rows_of(self.bench) | code_of(self.kind)
     trained = {"model": self.model, "seed": self.seed, "routes": _changed(self.routes),
                "sizes": self.sizes.changed(), "recipe": _changed(self.recipe), "options": self.options,
-               "bench": self.bench, "training_version": TRAINING_VERSION, **not_ours}
+               "bench": without_path(self.bench), "training_version": TRAINING_VERSION, **not_ours}
     judging = {"verifier": self.verifier, "evaluation": self.evaluation, "towers": self.towers,
                "results_version": RESULTS_VERSION}
     return trained | (judging if judged else {})

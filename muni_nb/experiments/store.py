@@ -22,7 +22,7 @@ from ..evaluation.declare import AXES
 from .records import pack, unpack
 from .run import Run, run_of
 from ..files import alone, check_seal, naming, read_bytes, read_dataset, seal_of, unreadable, write_dataset
-from ..gate import path_of
+from ..gate import InputError, path_of
 from ..training.progress import say
 
 # %% ../../nbs/experiments/02_store.ipynb #35bf7d29
@@ -221,14 +221,14 @@ def result_in(path: Path, run: Run) -> xr.Dataset:
 
 # %% ../../nbs/experiments/02_store.ipynb #230045d4
 def check_comparable(runs: Sequence[Run]) -> None:
-    "ValueError if a cell and seed occur twice, or if the runs are not judged alike (routes may differ)."
+    "InputError if a cell and seed occur twice, or if the runs are not judged alike (routes may differ)."
     if len({(run.cell, run.seed) for run in runs}) < len(runs):
         remedy = "give the cells different names and the seeds different numbers"
-        raise ValueError(f"a cell and seed occur twice among the runs: {remedy}")
+        raise InputError(f"a cell and seed occur twice among the runs: {remedy}")
     alike = lambda run: {k: v for k, v in run.evaluation.items() if k != "routes"}
     judged = {json.dumps([alike(run), run.verifier, run.towers], sort_keys=True) for run in runs}
     if len(judged) > 1:
-        raise ValueError(f"these runs are not judged alike: sweep and gather them apart ({'; '.join(sorted(judged))})")
+        raise InputError(f"these runs are not judged alike: sweep and gather them apart ({'; '.join(sorted(judged))})")
 
 
 SHARED = (   # attributes that runs may have in common

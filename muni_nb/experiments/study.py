@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'LEAST', 'RECORDS', 'types_of', 'injected', 'checked_parameter', 'check_parameters', 'repository_root',
-           'preset_in_force', 'Study', 'figures_of', 'different', 'seconds_each']
+           'preset_in_force', 'Study', 'figures_of', 'check_nothing_lost', 'different', 'seconds_each']
 
 # %% ../../nbs/experiments/05_study.ipynb #2dc9d6b9
 import hashlib
@@ -215,7 +215,8 @@ def stem(self: Study) -> str:
 def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
     """Keep a gathered dataset in `gathered/` among the results; to publish, also where README reads it.
 
-    Published, with the parameter `publish` on, are figures, and of what was drawn the variables `drawn`.
+    Published, with the parameter `publish` on, are figures, and of what was drawn the variables `drawn`;
+    InputError if a cell or seed that stands there is not among them.
     At the preset that is published, it is said if the figures of these very records are others than those
     in README."""
     path = self.out / "gathered" / f"{self.stem}.nc"
@@ -224,6 +225,7 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
     target = self.root / RECORDS / "gathered" / f"{self.name}.nc"
     where = target.relative_to(self.root)
     if self.publishing:
+        if target.is_file(): check_nothing_lost(shown, read_result(target), where)
         write_result(shown, target)
         say(f"published: {where}")
     elif self.preset == self.published and target.is_file() and self.on_record:
@@ -249,6 +251,14 @@ def figures_of(ds: xr.Dataset, drawn: Sequence[str] = ()) -> xr.Dataset:
     kept = ds.drop_vars([name for name in large if name not in drawn])
     needed = {dim for v in kept.data_vars.values() for dim in v.dims}
     return kept.drop_vars([name for name in kept.coords if name in kept.dims and name not in needed])
+
+
+def check_nothing_lost(now: xr.Dataset, before: xr.Dataset, where: Path) -> None:
+    "InputError for a dataset that lacks a cell or seed of the one in whose place it is to stand."
+    for axis in ("cell", "seed"):
+        lost = [str(name) for name in before[axis].values if name not in now[axis].values]
+        if lost: raise InputError(f"{where} holds {axis} {', '.join(lost)}, which this sweep has not: ask for all, "
+                                  f"or remove the file first")
 
 
 def different(one: xr.Dataset, other: xr.Dataset) -> list[str]:

@@ -38,7 +38,7 @@ from ..training.progress import progress_bar, say
 class Board:
     "How far each run of a sweep is, on one bar."
 
-    def __init__(self, runs: dict[str, Run], costs: dict[str, Cost], workers: int):
+    def __init__(self, runs: dict[str, Run], costs: dict[str, Cost]):
         self.runs, self.costs = runs, costs
         self.done = dict.fromkeys(runs, 0.0)          # seconds of work, as estimated
         self.at: dict[str, str] = {}                  # what the runs in flight are doing
@@ -187,6 +187,7 @@ def sweep(
     Before any work, InputError for arguments that cannot be, or a scheduler that does not answer, and CannotWrite for a
     folder that takes no files, or not as many. RuntimeError, after all others are done, if any run failed: what
     finished is kept, and in `folder`/failed the tracebacks of the others."""
+    began = time.monotonic()
     runs = checked_runs(runs)
     whole(workers, "workers", least=0)
     seconds = math.inf if hours is None else 3600 * number(hours, "hours", above=0)
@@ -206,16 +207,17 @@ def sweep(
     ready_to_write(folder)
     with pool as executor, Team(workers, executor) as team:
         judges_of(list(todo.values()), folder, report)
-        costs = that_end(costs_of(todo, team, device), team.workers, seconds)
+        costs = costs_of(todo, team, device)
+        costs = that_end(costs, team.workers, seconds - (time.monotonic() - began))
         if later := len(todo) - len(costs):
             report(f"left for another sitting, as they do not end within {spoken(seconds)}: {later}")
         if not costs: return gather(runs, *folders, drawn=drawn)
         ready_to_write(folder, will_be_written(list(costs.values()), team.workers))
         time_needed = spoken(together([cost.all for cost in costs.values()], team.workers))
         report(f"about {time_needed} {team.described(device)}; shorter with {shorter}")
-        by_length = sorted(costs, key=lambda name: -costs[name].all)                        # the last round is short
-        longest_first = {name: todo[name] for name in by_length}
-        failed = carry_out(longest_first, costs, team, folder, device, report)
+        order = list(costs)                                                                 # as `that_end` had it
+        if hours is None: order.sort(key=lambda name: -costs[name].all)                     # the last round is short
+        failed = carry_out({name: todo[name] for name in order}, costs, team, folder, device, report)
     if failed:
         failures = "; ".join(f"{name}: {in_words(error)}" for name, error in failed.items())
         told = f"{len(failed)} of {len(costs)} runs failed, the others are kept: {failures}"
@@ -261,7 +263,7 @@ def carry_out(
     "Make all runs, telling of each as it ends; what went wrong, by the name of its run, its traceback in a file."
     failed = {}
     began = time.perf_counter()
-    board = Board(todo, costs, team.workers)
+    board = Board(todo, costs)
     for done, (name, error) in enumerate(outcomes(todo, team.pool, folder, device, board, report), 1):
         run = todo[name]
         board.finish(name)

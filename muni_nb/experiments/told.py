@@ -180,6 +180,7 @@ def runs_told(values, preset: str | None = None, changes: Mapping = {}) -> list[
     found = []
     for i, each in enumerate(values["runs"]):
         if not isinstance(each, Mapping): raise InputError(f"runs[{i}] must be named values, got {brief(each)}")
+        if seeds and "seed" in each: raise InputError(f"runs[{i}] has a seed, and there are seeds for all: give either")
         one = merged(merged(shared, {"cell": f"run {i}"} | dict(each)), changes)
         try:
             if preset: one = merged(preset_values(preset, one.get("bench")), one)

@@ -90,6 +90,7 @@ def _moe(mean: Tensor, logvar: Tensor, mask: Tensor) -> Posterior:
 
 
 @lru_cache(maxsize=None)     # a recorded step reads it for as long as it is replayed
+@torch.inference_mode(False)
 def _subsets_on(device: torch.device, modalities: int) -> Tensor:
     return all_subsets(modalities).to(device)
 

@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..gate import number
 from .flow import SOLVERS, path, solver_times, uniform_time, velocity_target
 from .gaussian import Posterior, kl_normal
 
@@ -39,7 +40,6 @@ def flow_rate(
     posterior: Posterior,        # as encoded, not floored; B rows
     max_logsnr: float,           # of the floor
     draws: int = 1,              # noise levels a row, stratified
-    pick: Tensor | None = None,  # [B] in [0, 1), the component to price; None draws afresh
 ) -> Tensor:                     # [B]
     """Nats of the posterior under the prior, an unbiased draw of a bound.
 
@@ -50,7 +50,7 @@ def flow_rate(
     least = math.exp(MIN_LOGSNR)
     parts = []
     for k in range(draws):
-        mean, logvar = posterior.component(torch.rand(rows, device=device) if pick is None else pick)
+        mean, logvar = posterior.component(torch.rand(rows, device=device))
         logsnr = MIN_LOGSNR + span * (k + uniform_time(rows, device)) / draws
         parts.append((mean, logvar, logsnr, torch.randn_like(mean)))
     drawn = [torch.cat(part) for part in zip(*parts)]
@@ -104,6 +104,7 @@ class FlowPrior(nn.Module):
         conditioning: int = 0,    # width of a condition, see `velocity`; 0: none
     ):
         super().__init__()
+        number(max_logsnr, "max_logsnr", above=MIN_LOGSNR, most=30)     # beyond it float32 has no time left
         self.dim = dim
         self.max_logsnr = max_logsnr
         self.conditioning = conditioning
@@ -127,11 +128,11 @@ class FlowPrior(nn.Module):
         floor = posterior.logvar.new_full((), -self.max_logsnr)
         return Posterior(posterior.logw, posterior.mean, torch.logaddexp(posterior.logvar, floor))
 
-    def rate(self, posterior: Posterior, draws: int = 1, pick: Tensor | None = None) -> Tensor:
+    def rate(self, posterior: Posterior, draws: int = 1) -> Tensor:
         """Nats [B], see `flow_rate`.
 
         For one component its rate, for a mixture the mean rate of the components (a bound)."""
-        return flow_rate(self.velocity, posterior, self.max_logsnr, draws, pick)
+        return flow_rate(self.velocity, posterior, self.max_logsnr, draws)
 
     def rate_gap(self, posterior: Posterior, draws: int = 16) -> Tensor:
         "Nats [B] by which a mixture's `rate` exceeds its own, see `mixture_gap`."

@@ -31,6 +31,7 @@ def check_number(modalities: int) -> None:
 
 
 @lru_cache(maxsize=None)      # read only: it is one table for all who ask
+@torch.inference_mode(False)  # also for who trains, if it was asked for elsewhere first
 def all_subsets(
     modalities: int,  # M, the number of modalities
 ) -> Tensor:          # bool [2^M - 1, M], by size, then lexicographic
@@ -70,6 +71,7 @@ def marked(
 
 
 @lru_cache(maxsize=None)     # a recorded step reads it for as long as it is replayed
+@torch.inference_mode(False)
 def on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
     "Numbers as a tensor int64 [N], that is brought to a device once."
     return torch.tensor(values, device=device)
@@ -171,9 +173,14 @@ def any_subset(
 def proper_subset(
     available: Tensor,  # bool [B, M]
 ) -> Tensor:            # bool [B, M]; empty for a row with a single modality
-    "A subset of each row's availability, uniform among those neither empty nor full."
+    """A subset of each row's availability, uniform among those neither empty nor full.
+
+    InputError for more than 52 modalities."""
+    if available.shape[1] > 52: raise InputError(f"{available.shape[1]} modalities, want at most 52")
     count = available.sum(1)
-    uniform = torch.rand(len(available), device=available.device)
+    # read as bits, of which float32 has 24
+    bits_of = torch.float32 if available.shape[1] <= 24 else torch.float64
+    uniform = torch.rand(len(available), dtype=bits_of, device=available.device)
     number = 1 + (uniform * (2**count - 2)).long()            # 1 .. 2^count - 2, read as bits
     bits = number[:, None] >> (available.cumsum(1) - 1).clamp(min=0) & 1
     return bits.bool() & available & (count > 1)[:, None]

@@ -227,8 +227,8 @@ def decoder_terms(
 ) -> dict[str, Tensor]:
     """The loss of every decoder, a mean over rows.
 
-    Flow decoders: summed squared velocity error; others: nats. A row's loss counts by the share of targets among
-    what is available."""
+    Flow decoders: summed squared velocity error; regressed: summed squared error; others: nats. A row's loss
+    counts by the share of targets among what is available."""
     targets = available if targets is None else targets
     terms = {}
     for group, members in self.groups.items():
@@ -316,7 +316,16 @@ def prepare(
     Where a row is not given a modality, its value may be anything."""
     self.check_weights()
     tables = self.as_rows(given)
-    there = self.presence(tables, present)
+    return self.placed(tables, self.presence(tables, present))
+
+
+@patch
+def placed(
+    self: LatentModel,
+    tables: Mapping[str, Tensor],     # of `as_rows`
+    there: Mapping[str, Tensor],      # of `presence`
+) -> tuple[dict[str, Tensor], Tensor]:
+    "Checked values as networks take them, on the model's device, and the mask bool [B, M] of what is there."
     values = {k: self.specs[k].prepare(x, there[k], sure=True).to(self.device) for k, x in tables.items()}
     rows = len(next(iter(values.values()), [None]))
     mask = torch.zeros(rows, len(self.names), dtype=torch.bool, device=self.device)
@@ -336,7 +345,7 @@ class Given(dict):
     "Values by modality."
     def only(self, names: Sequence[str]) -> "Given":
         "The same rows, given `names` alone."
-        return Given({k: self[k] for k in several_of(names, "names", self, "modality", least=0)})
+        return Given({k: self[k] for k in several_of(names, "names", self, "modality")})
 
 
 @patch
@@ -421,7 +430,7 @@ def decode(
 def decoder_loss(self: LatentModel, z: Tensor, name: str, x: Tensor, **options) -> Tensor:
     """The loss [B] of decoding prepared values x [B, ...] of modality `name` from z [B, D].
 
-    Flow decoders: summed squared velocity error; others: nats."""
+    Flow decoders: summed squared velocity error; regressed: summed squared error; others: nats."""
     group = self.group_of(name)
     member = torch.full((len(z),), self.groups[group].index(name), device=z.device)
     return self.decoders[group].loss(x, z, member, **options)

@@ -114,7 +114,7 @@ def alignment(
 
     Of rows with two or more modalities; 0 if there is none. Stated for MUNITE alone, with this temperature."""
     one, rest = halves(available)
-    rows = rows_where(rest.any(1))
+    rows = rows_where(rest.any(1), every=available.shape[1] > 1)
     if not len(rows): return mean.new_zeros(())
     sides = [pool(mean[rows], logvar[rows], half[rows], self.pooling) for half in (one, rest)]
     means = [(side.logw.exp()[:, :, None] * side.mean).sum(1) for side in sides]
@@ -154,6 +154,7 @@ def encoded(
         if present is None: return values
         raise InputError("these rows are encoded: say what is present when encoding them, or use only(...)")
     chunk = whole(chunk, "chunk", least=1)
+    self.check_weights()
     tables = self.as_rows(values)
     there = self.presence(tables, present)
     rows = len(next(iter(tables.values()), [None]))
@@ -161,7 +162,7 @@ def encoded(
     for i in range(0, rows, chunk):
         part_values = {k: v[i:i + chunk] for k, v in tables.items()}
         part_present = {k: v[i:i + chunk] for k, v in there.items()}
-        prepared, mask = self.prepare(part_values, part_present)
+        prepared, mask = self.placed(part_values, part_present)
         parts.append((*self.encode(prepared, mask), mask))
     mean, logvar, mask = (torch.cat(part) for part in zip(*parts))
     return Experts(tuple(self.names), mean, logvar, mask)

@@ -1,0 +1,128 @@
+"Benchmarks at the edge: two modalities or one, few rows, rows with gaps, readers that see little."
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from muni_nb.data.spec import Benchmark, Rows, Spec, Truth
+from muni_nb.evaluation.known import known_benchmark, read_picture
+from muni_nb.evaluation.report import evaluate
+from muni_nb.evaluation.verifier import Exact, judge_for
+from muni_nb.gate import InputError
+from muni_nb.latent.prior import FlowPrior
+from muni_nb.latent.subsets import proper_subset
+from muni_nb.models.classical.mvae import MVAE
+from muni_nb.models.flowbind import FlowBind
+from muni_nb.models.muni import MUNI, Routes
+from muni_nb.models.munite import MUNITE
+from muni_nb.nets.build import Sizes
+
+FEATURE = Spec("feature", "vector", (4,))
+OTHER = Spec("other", "vector", (4,))
+CLASS = Spec("class", "category", classes=2)
+
+
+def rows_of(specs, index, gaps=False, dtype=torch.int64):
+    "Rows by number: the class is their parity."
+    index = torch.as_tensor(list(index))
+    parity = index % 2
+    noise = torch.Generator().manual_seed(int(index[0]))
+    values = {s.name: parity.to(dtype) if s is CLASS else torch.randn(len(index), 4, generator=noise) for s in specs}
+    available = torch.ones(len(index), len(specs), dtype=torch.bool)
+    if gaps: available[::3, -1] = False
+    return Rows(values, {"parity": parity}, {}, available)
+
+
+def bench_of(*specs, train=100, test=40, truth=True, **options):
+    "A benchmark of such rows."
+    make = lambda index, split="test": rows_of(specs, index, **options)
+    named = {s.name: s for s in specs}
+    carries = dict.fromkeys(named, ("parity",))
+    drawn = Truth(lambda index, split="test": rows_of(specs, index, dtype=options.get("dtype", torch.int64)))
+    return Benchmark("small", named, make(range(train)), make(range(train, train + test)), {"parity": 2}, carries, {},
+                     drawn if truth else None)
+
+
+def report(kind, bench, per_class=20, **options):
+    "What `evaluate` says of an untrained model."
+    torch.manual_seed(0)
+    judge = judge_for(bench, None, progress=False, steps=3)
+    model = kind(bench.specs, sizes=Sizes.tiny(), **options).eval()
+    return evaluate(model, bench, judge, rows=40, steps=1, per_class=per_class, probe_steps=2)
+
+
+@pytest.mark.parametrize("kind", (MUNI, MVAE))
+@pytest.mark.parametrize("specs", ((FEATURE, OTHER), (FEATURE, CLASS)))
+def test_two_modalities(specs, kind):
+    ds = report(kind, bench_of(*specs))
+    assert ds.given.to_index().is_unique and "+".join(s.name for s in specs) in ds.given
+
+
+def test_one_modality():
+    ds = report(MUNI, bench_of(FEATURE), routes=Routes(prior_subsets="full"))
+    assert float(ds.leakage.sel(given="feature")) >= 0
+
+
+def test_every_route_refused_and_nothing_else():
+    features = bench_of(FEATURE, OTHER, truth=False)
+    bare = lambda rows: replace(rows, attributes={})
+    bench = replace(features, train=bare(features.train), test=bare(features.test), attributes={},
+                    carries=dict.fromkeys(features.specs, ()))
+    assert "given nothing" in json.loads(report(FlowBind, bench, 0).left_out)
+
+
+def test_rows_with_gaps_under_a_truth():
+    assert "query_dependence" in report(MUNITE, bench_of(FEATURE, CLASS, gaps=True))
+
+
+def test_few_train_rows():
+    ds = report(MUNI, bench_of(FEATURE, CLASS, train=10, truth=False), 0)
+    assert (ds.frechet.attrs["n"], ds.frechet_real.attrs["n"]) == (40, 10)
+    assert "frechet" not in report(MUNI, bench_of(FEATURE, CLASS, train=2, truth=False), 0)
+
+
+def test_labels_of_any_whole_number():
+    ds = report(MUNI, bench_of(FEATURE, CLASS, dtype=torch.int8))
+    assert ds.label_cross_entropy.notnull().any()
+
+
+def test_attribute_that_no_reader_shows():
+    bench = known_benchmark(rows=200, test_rows=200)
+    judge = {k: Exact(lambda x: {"quadrant": read_picture(x)["quadrant"]}) for k in bench.views}
+    judge |= {k: Exact(lambda x: {}) for k in bench.labels}
+    model = MUNI(bench.specs, sizes=Sizes.tiny()).eval()
+    ds = evaluate(model, bench, judge, rows=40, steps=1, per_class=20, probe_steps=2, routes=[()])
+    assert "leakage" not in ds and "leakage, private_r2" in json.loads(ds.left_out)
+
+
+def test_chunks_of_pictures_are_not_doubted_again():
+    spec = Spec("view", "image", (3, 8, 8))
+    model = MUNI({"view": spec, "class": CLASS}, sizes=Sizes.tiny()).eval()
+    pictures = torch.rand(5, 3, 8, 8) * 2 - 1
+    pictures[4] = 0.5     # alone it could be of [0, 1]
+    assert len(model.encoded({"view": pictures}, chunk=4).mean) == 5
+
+
+def test_mopoe_trains_after_it_was_asked_in_inference_mode():
+    specs = [Spec(name, "vector", (3,)) for name in "abcdefg"]     # a number that no other test has
+    batch = {s.name: torch.randn(4, 3) for s in specs}
+    here = torch.ones(4, len(specs), dtype=torch.bool)
+    model = MUNI({s.name: s for s in specs}, Routes(pooling="mopoe"), Sizes.tiny())
+    with torch.inference_mode(): model.loss(batch, here)
+    model.loss(batch, here)["loss"].backward()
+
+
+def test_subsets_of_many_modalities():
+    share = proper_subset(torch.ones(2000, 30, dtype=torch.bool)).float().mean(0)
+    assert (share - 0.5).abs().max() < 0.06
+    with pytest.raises(InputError, match="at most 52"): proper_subset(torch.ones(1, 60, dtype=torch.bool))
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(InputError, match="max_logsnr"): FlowPrior(2, torch.nn.Identity(), max_logsnr=200)
+    bench = bench_of(FEATURE, CLASS)
+    model = MUNITE(bench.specs, sizes=Sizes.tiny())
+    with pytest.raises(InputError, match="names"): model.encoded(bench.test.values).only([])
+    model.latents = replace(model.latents, solver="heun")
+    with pytest.raises(InputError, match="heun"): model.sample({}, ["feature"], n=2)
