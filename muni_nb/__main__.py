@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Answer', 'FORMATS', 'COMMANDS', 'DOTTED', 'run_options', 'settings_told', 'train_options', 'run_train', 'model_at',
            'run_at', 'model_options', 'run_evaluate', 'tables_of', 'sample_options', 'values_given', 'run_sample',
-           'share_options', 'run_share', 'sweep_options', 'sweep_notebook', 'run_sweep', 'report_options', 'records_of',
-           'reported', 'lacking', 'run_report', 'explore_options', 'run_explore', 'doctor_options', 'run_doctor',
-           'extract_options', 'run_extract', 'code_options', 'run_code', 'cache_options', 'run_cache', 'Parser',
-           'parser', 'answer', 'main']
+           'share_options', 'run_share', 'sweep_options', 'sweep_notebook', 'unused', 'run_sweep', 'report_options',
+           'records_of', 'reported', 'lacking', 'against', 'run_report', 'explore_options', 'run_explore',
+           'doctor_options', 'run_doctor', 'extract_options', 'run_extract', 'code_options', 'run_code',
+           'cache_options', 'run_cache', 'Parser', 'parser', 'answer', 'main']
 
 # %% ../nbs/02_main.ipynb #15612f18
 import argparse
@@ -28,8 +28,9 @@ from .data.written import write_drawn
 from .doctor import examine, in_lines
 from .experiments.execute import execute, trained
 from .experiments.run import Run, bench_of
-from .experiments.results import (
-    Results, cells, difference, intervals, interval_figure, latex_of, missing, opened, paper_table, save_figure)
+from muni_nb.experiments.results import (
+    Results, cells, counterpart, difference, intervals, interval_figure, latex_of, missing, opened, paper_table,
+    save_figure)
 from .experiments.sharing import share
 from .experiments.store import find, gather
 from .experiments.study import repository_root
@@ -45,7 +46,7 @@ from .features.corpora import CORPORA, read_corpus
 from .features.encoders import PUBLISHED, encoder_of
 from .features.extract import check_cache, extract, learn_audio_code, overview
 from .files import CannotWrite, ready_to_write
-from .gate import InputError, device_of, nearest, one_of, path_of, plain
+from .gate import InputError, device_of, nearest, path_of, plain, several_of
 from .training.progress import say
 from .training.trackers import tracker_of
 
@@ -91,7 +92,7 @@ def run_train(told: argparse.Namespace) -> Answer:
     tracker = tracker_of(told.track) if told.track else None
     model, curves = trained(run, folder, device, progress=True, tracker=tracker)
     kept = folder / "models" / run.model_name
-    last = curves.term_value.isel(step=-1).to_series().to_dict()
+    last = curves.term_value.isel(step=-1).to_series().dropna().to_dict()     # an earlier stage's terms are NaN
     done = {"model": str(kept), "run": run.name, "seconds": float(curves.attrs["train_seconds"]), "terms": last}
     terms = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
     return done, f"{model!r}\n{terms}\n{kept}"
@@ -155,7 +156,7 @@ def sample_options(options: argparse.ArgumentParser) -> None:
 def values_given(told: argparse.Namespace, bench: Benchmark) -> dict:
     "What is given: modalities of the first test rows that have them; beside a value such as label=3, of the first one."
     parts = [each.partition("=") for each in told.given]
-    for name, _, _ in parts: one_of(name, "modality in given", list(bench.specs))
+    several_of([name for name, _, _ in parts], "given", bench.specs, "modality", least=0)
     valued = {name: [value_of(value, f"the value of {name}")] for name, equals, value in parts if equals}
     names = [name for name, equals, _ in parts if not equals]
     rows = bench.test.select(bench.observed(bench.test, names, most=1 if valued else told.rows))
@@ -220,10 +221,22 @@ def sweep_notebook(path: Path, target: Path, parameters: Mapping) -> Path:
     return target
 
 
+def unused(told: argparse.Namespace, what: str, *names: str, dotted: bool = True) -> None:
+    "InputError for options that were given and say nothing to this form of a command; `dotted`: those with dots, too."
+    usual = {"workers": 2, "device": "cpu", "records": [], "cells": False, "format": "text"}
+    given = [f"--{name}" for name in names if getattr(told, name) != usual.get(name)]
+    if dotted: given += [f"--{name}.…" for name in told.dotted]
+    if given: raise InputError(f"{given[0]} says nothing to {what}: leave it out")
+
+
 def run_sweep(told: argparse.Namespace) -> Answer:
     "Carry out a notebook of ablations, or the runs that a YAML file lists; what is finished is not computed again."
     path = path_of(told.what, "what")
     if path.suffix == ".ipynb":
+        unused(told, "a notebook, which takes -p NAME VALUE", "workers", "scheduler", "records", "preset", "device")
+        names = [name for name, _ in told.p]
+        for name in names:
+            if names.count(name) > 1: raise InputError(f"parameter {name!r} is given twice: give it once")
         parameters = {name: value_of(value, f"parameter {name}") for name, value in told.p}
         target = sweep_notebook(path, Path(told.folder or "runs") / path.name, parameters)
         return {"notebook": str(target)}, str(target)
@@ -254,14 +267,16 @@ def records_of(frame: pd.DataFrame) -> list[dict]:
     return json.loads(frame.to_json(orient="records"))
 
 # %% ../nbs/02_main.ipynb #17d40f07
-def reported(results: Results, told: argparse.Namespace) -> tuple[list[dict], pd.DataFrame]:
-    "What is asked of some results: as plain values, and as a table."
+def reported(
+    results: Results, told: argparse.Namespace, theirs: Results | None = None,
+) -> tuple[list[dict], pd.DataFrame]:
+    "What is asked of some results: as plain values, and as a table; `theirs` is what they are held against."
     if told.cells:
         found = cells(results)
         return records_of(found.rename_axis("cell").reset_index()), found
-    if told.against is None:
+    if theirs is None:
         return records_of(intervals(results.ds, told.metrics)), paper_table(results.ds, told.metrics)
-    found = difference(results, opened(told.against)[0], told.metrics)
+    found = difference(results, theirs, told.metrics)
     return records_of(found), found.set_index(["cell", "metric"]).round(3)
 
 
@@ -272,11 +287,26 @@ def lacking(told: argparse.Namespace) -> Answer:
     return {"missing": records_of(found)}, f"{found.round().to_string()}\n{len(found)} runs: {total}, one by one"
 
 
+def against(results: Sequence[Results], place: str | None) -> list[tuple[Results, Results | None]]:
+    "Results and their counterparts at a place, if there is one; InputError if it holds none of their benchmark."
+    if place is None: return [(each, None) for each in results]
+    others = opened(place)
+    pairs = [(each, theirs) for each in results if (theirs := counterpart(each, others))]
+    if pairs: return pairs
+    told = " and ".join(", ".join(each.name for each in group) for group in (results, others))
+    raise InputError(f"these are of different benchmarks and do not compare: {told}")
+
+
 def run_report(told: argparse.Namespace) -> Answer:
     "Print the tables of a study, a folder of results or a dataset; what distinguishes cells, differs, or is missing."
-    if told.runs is not None: return lacking(told)
+    if told.runs is not None:
+        unused(told, "report --runs", "metrics", "cells", "format", "figure", "against", dotted=False)
+        return lacking(told)
+    unused(told, "report without --runs", "preset")
     results = opened(told.place)
-    found = {each.name: reported(each, told) for each in (results[:1] if told.against else results)}
+    found = {}
+    for each, theirs in against(results, told.against):
+        found[f"{each.name}, less {theirs.name}" if theirs else each.name] = reported(each, told, theirs)
     words = [f"{name}\n{FORMATS[told.format](frame)}" for name, (_, frame) in found.items()]
     values = {"tables": {name: lines for name, (lines, _) in found.items()}}
     if told.figure is None: return values, "\n\n".join(words)
@@ -424,7 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(answer(sys.argv[1:] if arguments is None else arguments))
         return 0
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     except (CannotWrite, RuntimeError) as error: print(error, file=sys.stderr)

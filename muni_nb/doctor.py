@@ -30,7 +30,8 @@ EXTRAS = {   # what an extra of this package brings, and for what
     "real": ("peft", "diffusers", "wav2clip", "pytorch-fid", "resampy", "soundfile"),
     "mnist": ("pyarrow",),
     "trackers": ("tensorboard", "wandb", "mlflow-skinny"),
-    "cluster": ("distributed",)}
+    "cluster": ("distributed",),
+    "many": ("accelerate",)}
 
 
 def installed(name: str) -> str | None:

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import operator
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -106,9 +107,9 @@ def in_range(
 ) -> None:
     "InputError unless `value` lies within the bounds that are given, `above` and `below` excluded."
     bounds = {"at least": least, "at most": most, "above": above, "below": below}
-    fits = {"at least": value.__ge__, "at most": value.__le__, "above": value.__gt__, "below": value.__lt__}
+    fits = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}
     told = {words: bound for words, bound in bounds.items() if bound is not None}
-    if all(fits[words](bound) for words, bound in told.items()): return
+    if all(fits[words](value, bound) for words, bound in told.items()): return
     wanted = " and ".join(f"{words} {bound}" for words, bound in told.items())
     raise InputError(f"{name} must be {wanted}, got {brief(value)}")
 

@@ -9,7 +9,7 @@ from muni_nb.data.spec import Benchmark, Rows, Spec, Truth
 from muni_nb.evaluation.known import known_benchmark, read_picture
 from muni_nb.evaluation.report import evaluate
 from muni_nb.evaluation.verifier import Exact, judge_for
-from muni_nb.gate import InputError
+from muni_nb.gate import InputError, number
 from muni_nb.latent.prior import FlowPrior
 from muni_nb.latent.subsets import proper_subset
 from muni_nb.models.classical.mvae import MVAE
@@ -17,6 +17,7 @@ from muni_nb.models.flowbind import FlowBind
 from muni_nb.models.muni import MUNI, Routes
 from muni_nb.models.munite import MUNITE
 from muni_nb.nets.build import Sizes
+from muni_nb.training.muon import Muon
 
 FEATURE = Spec("feature", "vector", (4,))
 OTHER = Spec("other", "vector", (4,))
@@ -126,3 +127,18 @@ def test_bad_settings_are_named():
     with pytest.raises(InputError, match="names"): model.encoded(bench.test.values).only([])
     model.latents = replace(model.latents, solver="heun")
     with pytest.raises(InputError, match="heun"): model.sample({}, ["feature"], n=2)
+
+
+def test_muon_counts_steps_where_weights_are():
+    weight = torch.nn.Parameter(torch.zeros(3, device="meta"))
+    weight.grad = torch.zeros_like(weight)
+    groups = [{"params": [weight], "orthogonal": False}]
+    optimiser = Muon(groups, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    try: optimiser.step()
+    except (NotImplementedError, RuntimeError): pass      # there is no such kernel; what it was given counts
+    assert optimiser.state[weight]["step"].device == weight.device and optimiser.param_groups[0]["fused"]
+
+
+def test_bounds_of_another_type_bind():
+    for bounds in ({"most": 1.5}, {"below": 0.5}, {"least": 7.5}, {"above": 7.0}):
+        with pytest.raises(InputError): number(7, "x", **bounds)

@@ -316,9 +316,10 @@ def unlike_print(ds: xr.Dataset, figures: Sequence[str]) -> str:
     for name in figures:
         task, _, measure = name.rpartition(": ")
         scorer = str(np.atleast_1d(ds.scorer.sel(measure=measure).values)[0])
-        rows = float(ds.task_rows.sel(task=task).max())
+        rows = ds.task_rows.sel(task=task)
+        rows = float(rows.where(rows > 0).min())      # of the cell with the fewest; NaN if none has any
         if PUBLISHED_SCORERS[measure] not in scorer: return f"{measure} is scored by {scorer or 'nothing'}"
-        if 0 < rows < TASKS[task].count: return f"{task} has {rows:,.0f} rows, {TASKS[task].count:,} in print"
+        if rows < TASKS[task].count: return f"{task} has {rows:,.0f} rows, {TASKS[task].count:,} in print"
     return ""
 
 

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SAID', 'IN_TEX', 'COLUMN', 'FOR_PAPER', 'Kept', 'study_at', 'stated', 'kept_at', 'read_by', 'setting', 'differing',
-           'told_apart', 'fullest', 'Results', 'at_each_guidance', 'opened', 'cells', 'mean_and_half', 'intervals',
-           'shown', 'paper_table', 'styled', 'latex_of', 'latex', 'interval_figure', 'interval_panel', 'save_figure',
-           'difference', 'missing']
+           'told_apart', 'fullest', 'Results', 'at_each_guidance', 'opened', 'counterpart', 'cells', 'mean_and_half',
+           'intervals', 'shown', 'paper_table', 'styled', 'latex_of', 'latex', 'interval_figure', 'interval_panel',
+           'save_figure', 'difference', 'missing']
 
 # %% ../../nbs/experiments/07_results.ipynb #02b7b6e2
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -132,16 +132,20 @@ class Results:
     name: str
     ds: xr.Dataset                  # gathered: [cell, seed]
     settings: Mapping[str, dict]    # of each cell, by dotted name; none where a gathered dataset does not tell
+    read: Mapping[str, object] = field(default_factory=dict)     # how figures were read, `read_by`; likewise
 
     def __repr__(self):
         return f"Results({self.name}: {', '.join(map(str, self.ds.cell.values))})"
 
 
-def at_each_guidance(name: str, ds: xr.Dataset, settings: Mapping[str, dict]) -> list[Results]:
+def at_each_guidance(
+    name: str, ds: xr.Dataset, settings: Mapping[str, dict], read: Mapping[str, object] = {},
+) -> list[Results]:
     "A gathered dataset as results, one for each guidance."
     guidances = np.atleast_1d(ds.guidance.values).tolist()
     at = {g: ds.sel(guidance=g) if "guidance" in ds.dims else ds for g in guidances}
-    return [Results(f"{name}, guidance {g:g}", each, settings) for g, each in at.items()]
+    told = lambda g: read | {"evaluation.guidance": g} if read else read
+    return [Results(f"{name}, guidance {g:g}", each, settings, told(g)) for g, each in at.items()]
 
 
 def opened(place: str | Path) -> list[Results]:
@@ -159,8 +163,17 @@ def opened(place: str | Path) -> list[Results]:
         kept = fullest(told_apart(kept))
         ds = side_by_side([(each.cell, each.seed, each.ds) for each in kept])
         name = ", ".join([path.stem, *(f"{each} {json.loads(told).get(each)}" for each in names)])
-        found += at_each_guidance(name, ds, {each.cell: setting(each.config) for each in kept})
+        found += at_each_guidance(name, ds, {each.cell: setting(each.config) for each in kept}, json.loads(told))
     return found
+
+
+def counterpart(ours: Results, others: Sequence[Results]) -> Results | None:
+    "Of other results those that were read most as ours were; none of another benchmark."
+    def apart(each: Results) -> list[str]:
+        return differing([ours.read, each.read]) if ours.read and each.read else []
+
+    same = [each for each in others if not any(name.startswith("bench.") for name in apart(each))]
+    return min(same, key=lambda each: len(apart(each)), default=None)
 
 # %% ../../nbs/experiments/07_results.ipynb #d103817e
 def cells(results: Results) -> pd.DataFrame:

@@ -80,16 +80,20 @@ def as_dataset(values: Mapping[str, xr.DataArray], figures: Sequence[Figure], ds
 def table(ds: xr.Dataset, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """The headline as a table to read: mean over seeds per cell, chance and real rows beside.
 
-    The last row has the number of seeds. `metrics`: names of figures, all by default; what the dataset does
-    not hold is left out. ValueError for an unknown name."""
+    The last row has the number of seeds, "1 to 3" where some figures have fewer. `metrics`: names of figures,
+    all by default; what the dataset does not hold is left out. ValueError for an unknown name."""
     h = headline(ds, metrics=metrics)
     frame = h["value"].mean("seed").to_pandas()
     frame = frame.assign(chance=h["chance"].values, **{"real rows": h["real"].values})
     units = ["" if unit == "fraction" else f" ({unit})" for unit in h.unit.values]
     frame.index = [metric + unit for metric, unit in zip(frame.index, units)]
-    seeds = h["value"].notnull().any("metric").sum("seed").values
-    frame.loc["seeds"] = [*seeds, math.nan, math.nan]
-    return frame.round(3)
+    frame = frame.round(3)
+    each = h["value"].notnull().sum("seed")                  # [cell, metric]
+    most, least = each.max("metric").values, each.where(each > 0).min("metric").values
+    said = [f"{low:.0f} to {high}" if low < high else high for low, high in zip(least, most)]
+    if any(isinstance(n, str) for n in said): frame = frame.astype(object)
+    frame.loc["seeds"] = [*said, math.nan, math.nan]
+    return frame
 
 
 def criteria(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
@@ -248,9 +252,8 @@ def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> 
     nothing = f"No other cell shares a seed and a figure with {base}: there is nothing to compare."
     if found.empty: return nothing
     lines = []
-    for cell, part in found.groupby("cell", sort=False):
-        seeds = "1 seed" if part.seeds.min() == 1 else f"{part.seeds.min()} seeds"
-        lines.append(f"- **{cell}** against {base} ({seeds}, 95% {part.interval.iloc[0]}):")
+    for (cell, n, interval), part in found.groupby(["cell", "seeds", "interval"], sort=False):
+        lines.append(f"- **{cell}** against {base} ({n} seed{'s' * (n > 1)}, 95% {interval}):")
         lines += [criterion_in_words(name, some) for name, some in part.groupby("criterion", sort=False)]
     figures = headline(ds, metrics=metrics).metric.size
     lines.append(f"\nEach interval holds at 95%: of {figures} metrics a cell, "

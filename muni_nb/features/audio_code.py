@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.spec import Benchmark, Rows, Spec
+from ..gate import whole
 from ..files import read_tensors, unreadable, write_tensors
 from ..training.fit import fit
 
@@ -54,6 +55,7 @@ LESSON = {"steps": 20_000, "batch_size": 512, "lr": 1e-3, "weight_decay": 0.0, "
 def learned_code(features, wide: int = 768, seed: int = 0, progress: bool = True, **recipe) -> AudioCode:
     "An `AudioCode` for sound features [N, narrow], a tensor or on disk; `recipe`: other than `LESSON`."
     narrow = features[:1].shape[1]
+    whole(wide, "wide", least=1)
     torch.manual_seed(seed)
     code = AudioCode(narrow, wide)
     rows = Rows({"clap": features}, {}, {}, torch.ones(len(features), 1, dtype=torch.bool))

@@ -135,12 +135,12 @@ def mapped(path: Path, rows: int, width: int, precision: str) -> tuple[np.memmap
         if size > TEXT_BYTES: raise unreadable(path, what, "its head is damaged", remedy)
         try: head = json.loads(file.read(size))
         except ValueError as error: raise unreadable(path, what, "its head is damaged", remedy) from error
-    told = head.get("features", {})
+    told = head.get("features", {}) if isinstance(head, dict) else {}
     want = {"float16": "F16", "float32": "F32"}[precision]
     if told.get("shape") != [rows, width] or told.get("dtype") != want:
         found = f"it holds {told.get('dtype')} {told.get('shape')}, not {want} [{rows}, {width}]"
         raise unreadable(path, what, found, remedy)
-    begin, end = told["data_offsets"]
+    begin, end = told.get("data_offsets", (0, -1))
     if path.stat().st_size != 8 + size + end:
         raise unreadable(path, what, f"it was cut off: {path.stat().st_size:,} of {8 + size + end:,} bytes", remedy)
     dtype = np.dtype(precision).newbyteorder("<")
@@ -454,7 +454,7 @@ def from_cache(
     audio_code: str | Path | None = None,     # its file; None: audio-code.safetensors of the cache, if there is one
     name: str = "image-text-audio",
 ) -> Benchmark:
-    """The features in a cache as a benchmark, standardised by its train rows.
+    """The features in a cache as a benchmark, standardised by the rows of its train splits, held out or not.
 
     FileError, naming the file, for a cache that is damaged; InputError for corpora that do not go together."""
     one_of(text, "text", ("vector", "sentence"))
@@ -466,6 +466,11 @@ def from_cache(
     if held_out is None and not splits["test"]:
         raise InputError(f"none of {', '.join(corpora)} in {cache} has a test split: extract one, or set held_out")
     if held_out is not None: splits["test"] = []
+    listed = {split.meta.corpus: split.meta.digest for split in splits["train"]}
+    for split in splits["test"]:
+        if listed.get(split.meta.corpus) != split.meta.digest: continue
+        raise InputError(f"{split.meta.corpus} has the same items in train and test: extract its test split anew from "
+                         "a list of its own, or set held_out")
     sources = check_alike(splits["train"] + splits["test"])
     usual = cache / "audio-code.safetensors"
     widened = Widened(path_of(audio_code, "audio_code") if audio_code else usual if usual.exists() else None)

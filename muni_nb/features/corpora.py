@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CORPORA', 'Item', 'Corpus', 'firsts', 'annotations', 'has_columns', 'coco', 'flickr30k', 'laion', 'clip_names',
-           'found', 'audiocaps', 'middle_frame', 'vggsound', 'folder_of_files', 'read_corpus']
+           'seconds', 'found', 'audiocaps', 'middle_frame', 'vggsound', 'folder_of_files', 'read_corpus']
 
 # %% ../../nbs/features/02_corpora.ipynb #05ba1b11
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class Corpus:
     folder: Path
     modalities: tuple[str, ...]
     items: tuple[Item, ...]
+    numbered: bool = False      # ids are numbers of rows: what an item is, its files tell
 
     def __post_init__(self):
         held = tuple(k for k in MODALITIES if k in self.modalities)
@@ -58,8 +60,9 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        "A hash of the items: of their ids and captions, wherever their files are."
-        lines = (json.dumps([item.id, item.text], ensure_ascii=False) for item in self.items)
+        "A hash of the items: of their ids and captions, wherever their files are, unless ids are mere numbers."
+        told = lambda item: [item.id, item.text] + ([item.image, item.audio] if self.numbered else [])
+        lines = (json.dumps(told(item), ensure_ascii=False) for item in self.items)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def __len__(self) -> int: return len(self.items)
@@ -137,6 +140,13 @@ def clip_names(video: str, start: int, *others: str) -> list[str]:
     return [f"{video}_{start}", f"{video}_{start:06d}", f"{video}_{1000 * start}", *others, video, f"Y{video}"]
 
 
+def seconds(start: object, path: Path, video: object) -> int:
+    "Where a clip begins; InputError naming the row of a table that does not say."
+    try: return int(start)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}: {video} begins at {start!r}, want whole seconds") from error
+
+
 def found(folder: Path, names: Sequence[str], suffix: str) -> str:
     "The first file of these `names` that is in a folder, or the first name."
     there = (name for name in names if (folder / f"{name}{suffix}").exists())
@@ -151,7 +161,7 @@ def audiocaps(folder: Path, split: str) -> Corpus:
     where = next((name for name in (f"audio/{split}", "audio", split) if (folder / name).is_dir()), "audio")
     files = {}
     for number, video, start in zip(table["audiocap_id"], table["youtube_id"], table["start_time"]):
-        names = clip_names(str(video), int(start), str(number))
+        names = clip_names(str(video), seconds(start, path, video), str(number))
         files.setdefault(f"{video}_{start}", found(folder / where, names, ".wav"))
     clips = [f"{video}_{start}" for video, start in zip(table["youtube_id"], table["start_time"])]
     said = firsts((clip, caption) for clip, caption in zip(clips, table["caption"]) if not missing(caption))
@@ -175,7 +185,7 @@ def vggsound(folder: Path, split: str) -> Corpus:
     table = table[table["split"] == split]
     items = []
     for video, start in zip(table["video"], table["start"]):
-        names = clip_names(str(video), int(start))
+        names = clip_names(str(video), seconds(start, path, video))
         heard = found(folder / "audio", names, ".wav")
         seen = middle_frame(folder / "frames", names)
         items.append(Item(f"{video}_{start}", image=f"frames/{seen}", audio=f"audio/{heard}"))
@@ -195,7 +205,7 @@ def folder_of_files(folder: Path, split: str) -> Corpus:
         values = {k: "" if missing(cell) else str(cell).strip() for k, cell in cells.items()}
         name = str(table["id"].iloc[i]) if "id" in table else str(i)
         if any(values.values()): items.append(Item(name, **values))
-    return Corpus(folder.resolve().name, split, folder, tuple(known), tuple(items))
+    return Corpus(folder.resolve().name, split, folder, tuple(known), tuple(items), numbered="id" not in table)
 
 
 CORPORA: dict[str, Callable[[Path, str], Corpus]] = {
@@ -210,6 +220,8 @@ def read_corpus(kind: str, folder: str | Path, split: str = "train", name: str =
     `name`, `part`: what it is called in a cache, and whether it is "train" or "test" there; by default as its
     `split` begins."""
     read = CORPORA[one_of(kind, "corpus", list(CORPORA))]
+    if name and not re.fullmatch(r"\w[\w .-]*", name):
+        raise InputError(f"name of a corpus: {name!r} cannot be a folder's: want letters, digits and _ . -")
     corpus = read(path_of(folder, "folder"), split)
     part = part or ("train" if split.startswith("train") else "test")
     return replace(corpus, name=name or corpus.name, split=one_of(part, "part", ("train", "test")))

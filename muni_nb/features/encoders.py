@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'GATED', 'ENCODERS', 'not_here', 'Frozen', 'Undecodable', 'read_rgb', 'decoded', 'Pictures', 'source_of',
-           'Sounds', 'mean_state', 'Captions', 'encoder_of']
+           'settings_digest', 'Sounds', 'mean_state', 'Captions', 'encoder_of']
 
 # %% ../../nbs/features/03_encoders.ipynb #b496028f
 import hashlib
@@ -161,7 +161,17 @@ class Pictures:
 def source_of(encoder, how: str, width: int) -> Source:
     "What a cache records of an encoder."
     frozen = encoder.frozen
+    if not frozen.revision: how = f"{how}; {settings_digest(frozen.folder)}"     # a revision stands for them
     return Source(frozen.name, frozen.revision, frozen.checksum, how, width)
+
+
+def settings_digest(folder: Path) -> str:
+    "The start of a SHA-256 of all small files of a model, which say how inputs are prepared."
+    told = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in (".json", ".txt", ".model") or not path.is_file(): continue
+        told.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return told.hexdigest()[:16]
 
 # %% ../../nbs/features/03_encoders.ipynb #41405fdc
 class Sounds:
@@ -193,6 +203,7 @@ class Sounds:
         except Exception as error: raise Undecodable(f"it does not decode ({error})") from error
         if not np.isfinite(wave).all(): raise Undecodable("it has samples that are not finite")
         want = self.prepare.sampling_rate
+        if rate < 1: raise Undecodable(f"its head says {rate} Hz")
         if rate != want:
             if rate not in self.resampled: say(f"sounds of {rate} Hz are resampled to {want} Hz")
             self.resampled.add(rate)

@@ -112,7 +112,9 @@ def read_renderer(path: str | Path) -> DecoderRenderer:
     if "options" not in note: raise unreadable(path, "renderer", "it does not say what it renders", remedy)
     spec, sizes = revived(Spec, note["spec"]), revived(Sizes, note["sizes"])
     renderer = DecoderRenderer(spec, note["width"], sizes, **note["options"])
-    renderer.load_state_dict(tensors)
+    try: renderer.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise unreadable(path, "renderer", "its tensors are not those of one", remedy) from error
     return renderer.eval().requires_grad_(False)
 
 # %% ../../nbs/features/05_render.ipynb #9e31aabc

@@ -74,7 +74,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float,
         momentum: float = 0.95,
     ):
-        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum, "orthogonal": False}
+        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum, "orthogonal": False,
+                    "fused": True}     # so that counters of steps, when loaded, go where their weights are
         super().__init__(groups, settings)
 
     @torch.no_grad()
@@ -102,7 +103,7 @@ class Muon(torch.optim.Optimizer):
         "The others go where AdamW sends them."
         for weight in weights:
             if self.state[weight]: continue
-            self.state[weight] |= {"step": torch.zeros(()), "mean": torch.zeros_like(weight),
+            self.state[weight] |= {"step": torch.zeros((), device=weight.device), "mean": torch.zeros_like(weight),
                                    "square": torch.zeros_like(weight)}
         means, squares, steps = ([self.state[w][name] for w in weights] for name in ("mean", "square", "step"))
         fast, slow = group["betas"]

@@ -42,7 +42,8 @@ class World:
     def agree(self, module: nn.Module) -> None:
         "Give all processes the first one's weights and buffers."
         if self.size == 1: return
-        for value in module.state_dict().values(): distributed.broadcast(value, src=0)
+        # not `state_dict`, in which a module may keep what stays on the CPU
+        for value in (*module.parameters(), *module.buffers()): distributed.broadcast(value.detach(), src=0)
 
 # %% ../../nbs/training/05_world.ipynb #06995f70
 @patch
@@ -65,6 +66,7 @@ def sum_gradients(self: World, weights: Sequence[nn.Parameter]) -> None:
     has_one = torch.tensor([weight.grad is not None for weight in weights], device=weights[0].device).float()
     distributed.all_reduce(has_one)
     taught = [weight for weight, processes in zip(weights, has_one.tolist()) if processes]
+    if not taught: return
     for weight in taught:
         if weight.grad is None: weight.grad = torch.zeros_like(weight)
     together = torch.cat([weight.grad.flatten() for weight in taught])
