@@ -22,7 +22,7 @@ from muni_nb.experiments.store import keep, kept_in, read, read_result, studies
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
 ALONE, TOLD = ["nothing"], ["nothing", "digit", "digit+quadrant"]
 # Of what was drawn: by study and cell (or run, or * for all others) the given sets that its notebook shows.
-PICTURED = ("MUNI", "MoPoE", "MLD_flow", "classical_MoPoE", "classical_MMVAE_", "oracle")
+PICTURED = ("MoPoE", "HELVAE", "MLD", "classical_MoPoE", "classical_MMVAE_")
 FIVE = ("MLD", "MLD_flow", "MVAE", "MMVAE", "MMVAE_", "MoPoE", "MVTCAE")
 SHOWN = {
     "routing": {"*": TOLD},
