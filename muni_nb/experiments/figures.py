@@ -26,10 +26,15 @@ from .tables import ALL, headline, one_guidance
 
 # %% ../../nbs/experiments/06_figures.ipynb #70d060b4
 def show_draws(ds: xr.Dataset, cell: str, given: str = "nothing", seed: int | None = None, ax=None):
-    "The kept draws of one cell and given set; returns the axes."
+    """The kept draws of one cell and given set, of its first seed that has some; returns the axes.
+
+    ValueError if there are none."""
     strength = one_guidance(ds)
     picture = ds.picture.sel(cell=cell, given=given)
-    picture = picture.dropna("seed", how="all").isel(seed=0) if seed is None else picture.sel(seed=seed)
+    if seed is not None: picture = picture.sel(seed=[seed])
+    picture = picture.dropna("seed", how="all")
+    if not picture.seed.size: raise ValueError(f"no draws of {cell!r} given {given} are kept")
+    picture = picture.isel(seed=0)
     image = picture.transpose("view", "y", "draw", "x", "channel").values
     views, height, draws, width, _ = image.shape
     ax = ax or plt.subplots(figsize=(0.6 * draws, 0.6 * views + 0.3), dpi=90)[1]
