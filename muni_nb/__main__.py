@@ -15,7 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
@@ -221,10 +221,13 @@ def sweep_notebook(path: Path, target: Path, parameters: Mapping) -> Path:
     return target
 
 
-def unused(told: argparse.Namespace, what: str, *names: str, dotted: bool = True) -> None:
-    "InputError for options that were given and say nothing to this form of a command; `dotted`: those with dots, too."
-    usual = {"workers": 2, "device": "cpu", "records": [], "cells": False, "format": "text"}
-    given = [f"--{name}" for name in names if getattr(told, name) != usual.get(name)]
+def unused(told: argparse.Namespace, options: Callable, what: str, *names: str, dotted: bool = True) -> None:
+    """InputError for those of a command's `options` that were given and say nothing to this form of it.
+
+    `dotted`: those with dots, too."""
+    usual = argparse.ArgumentParser()
+    options(usual)
+    given = [f"--{name}" for name in names if getattr(told, name) != usual.get_default(name)]
     if dotted: given += [f"--{name}.…" for name in told.dotted]
     if given: raise InputError(f"{given[0]} says nothing to {what}: leave it out")
 
@@ -233,7 +236,8 @@ def run_sweep(told: argparse.Namespace) -> Answer:
     "Carry out a notebook of ablations, or the runs that a YAML file lists; what is finished is not computed again."
     path = path_of(told.what, "what")
     if path.suffix == ".ipynb":
-        unused(told, "a notebook, which takes -p NAME VALUE", "workers", "scheduler", "records", "preset", "device")
+        what = "a notebook, which takes -p NAME VALUE"
+        unused(told, sweep_options, what, "workers", "scheduler", "records", "preset", "device")
         names = [name for name, _ in told.p]
         for name in names:
             if names.count(name) > 1: raise InputError(f"parameter {name!r} is given twice: give it once")
@@ -300,9 +304,10 @@ def against(results: Sequence[Results], place: str | None) -> list[tuple[Results
 def run_report(told: argparse.Namespace) -> Answer:
     "Print the tables of a study, a folder of results or a dataset; what distinguishes cells, differs, or is missing."
     if told.runs is not None:
-        unused(told, "report --runs", "metrics", "cells", "format", "figure", "against", dotted=False)
+        names = ("metrics", "cells", "format", "figure", "against")
+        unused(told, report_options, "report --runs", *names, dotted=False)
         return lacking(told)
-    unused(told, "report without --runs", "preset")
+    unused(told, report_options, "report without --runs", "preset")
     results = opened(told.place)
     found = {}
     for each, theirs in against(results, told.against):

@@ -146,3 +146,13 @@ def test_the_explorer_is_opened_in_jupyterlab(tmp_path, monkeypatch, capsys):
     assert main(["explore"]) == 1 and "exit code 3" in capsys.readouterr().err
     monkeypatch.setattr("muni_nb.__main__.repository_root", lambda: tmp_path)
     assert main(["explore"]) == 2 and "comes with the repository" in capsys.readouterr().err
+
+
+def test_options_that_say_nothing_are_refused(capsys):
+    notebook = str(Path(__file__).parent.parent / "ablations" / "routing.ipynb")
+    for told, said in ((["sweep", notebook, "--workers", "7"], "--workers says nothing to a notebook"),
+                       (["sweep", notebook, "--recipe.steps", "5"], "--recipe.… says nothing"),
+                       (["sweep", notebook, "-p", "preset", "smoke", "-p", "preset", "long"], "is given twice"),
+                       (["report", "routing", "--preset", "quick"], "--preset says nothing to report without --runs"),
+                       (["report", "five_views", "--against", "peers"], "of different benchmarks")):
+        assert main(told) == 2 and said in capsys.readouterr().err

@@ -80,7 +80,7 @@ from muni_nb.data.five_views import VIEWS, five_views                           
 from muni_nb.data.spec import Benchmark                                                # noqa: E402
 from muni_nb.evaluation.coherence import coherence, draw, every_subset                 # noqa: E402
 from muni_nb.evaluation.verifier import Judge, judge_for                               # noqa: E402
-from muni_nb.files import write_whole                                                     # noqa: E402
+from muni_nb.files import write_whole                                                  # noqa: E402
 from muni_nb.models.classical.base import ClassicalVAE                                 # noqa: E402
 from muni_nb.models.classical.mmvae import MMVAE                                       # noqa: E402
 from muni_nb.models.classical.mopoe import MoPoE                                       # noqa: E402

@@ -112,7 +112,8 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
     for name in model.guided:
         tellers = labels or [k for k in bench.specs if k != name]
         carried = [a for a in bench.carries[name] if any(a in bench.carries[k] for k in tellers)]
-        if not carried or not bench.entropy(carried): continue
+        told = bench.entropy(carried) if carried else 0.0
+        if not told: continue
         if not labels: z = model.infer({k: rows.values[k] for k in tellers})
         x = bench.specs[name].prepare(rows.values[name], sure=True).to(z.device)
         saved = []
@@ -122,7 +123,7 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
                     losses.append(model.decoder_loss(z, name, x, conditioned=conditioned).double())
-            saved.append((losses[0] - losses[1]) / bench.entropy(carried))
+            saved.append((losses[0] - losses[1]) / told)
         each = torch.stack(saved).mean(0)
         table[name] = each.mean().item(), (each.std() / len(each) ** 0.5).item()
     if not table: return xr.Dataset()

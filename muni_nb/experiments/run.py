@@ -380,8 +380,7 @@ def settings(
         sizes = Sizes.cpu(size).but(image_decoder=(32, 64), image_encoder=(24, 48, 64))
         steps = training or (4_500 if long else 1_800)
         recipe = Recipe(steps=steps, batch_size=64, lr=2e-3, optimiser="muon")
-        soon = at_length | {"steps": 4, "per_class": 1_000, "probe_steps": 200}
-        judged = at_length if long else soon
+        judged = at_length if long else at_length | {"steps": 4, "per_class": 1_000, "probe_steps": 200}
     else:
         sizes, recipe = Sizes.cpu(size), Recipe(steps=training or 1_600)
         judged = at_length
