@@ -8,7 +8,7 @@ import torch
 from muni_nb.data.spec import Benchmark, Rows, Spec, Truth
 from muni_nb.evaluation.known import known_benchmark, read_picture
 from muni_nb.evaluation.report import evaluate
-from muni_nb.evaluation.verifier import Exact, judge_for
+from muni_nb.evaluation.verifier import Exact, judge_for, train_verifier
 from muni_nb.gate import InputError, number
 from muni_nb.latent.prior import FlowPrior
 from muni_nb.latent.subsets import proper_subset
@@ -142,3 +142,9 @@ def test_muon_counts_steps_where_weights_are():
 def test_bounds_of_another_type_bind():
     for bounds in ({"most": 1.5}, {"below": 0.5}, {"least": 7.5}, {"above": 7.0}):
         with pytest.raises(InputError): number(7, "x", **bounds)
+
+
+def test_a_verifier_is_of_modalities_that_carry_the_same():
+    bench = replace(bench_of(FEATURE, OTHER), carries={"feature": ("parity",), "other": ()})
+    with pytest.raises(InputError, match="must carry the same attributes: feature carries parity, other nothing"):
+        train_verifier(bench, ["feature", "other"], steps=1, progress=False)

@@ -173,7 +173,7 @@ def test_killed_anywhere_and_repeated_the_bytes_are_the_same(tmp_path):
         child = os.fork()
         if child == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            signal.alarm(20)
+            signal.alarm(120)
             die_after(3 * deaths + 1)
             try: extract(corpus, sizers(), killed, **how)
             except BaseException: os._exit(3)

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import time
-from collections import Counter
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +23,7 @@ from muni_nb.experiments.store import digests, find, gather, keep, read, read_re
 from muni_nb.experiments.sweep import sweep
 from muni_nb.experiments.workers import threads_for
 from muni_nb.files import CannotWrite
-from muni_nb.gate import InputError
+from muni_nb.gate import InputError, scalar
 from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
 from muni_nb.training.checkpoint import read_state, write_state
@@ -35,26 +34,20 @@ TINY = dict(sizes=Sizes.tiny(), recipe=Recipe(steps=4, batch_size=16), bench={"s
             evaluation={"rows": 8, "steps": 1, "per_class": 20, "probe_steps": 2, "latents": False})
 QUICK = {"steps": 3, "batch_size": 16, "progress": False}
 OURS = (InputError, CannotWrite)
-TABLE: dict[str, Counter] = {}
 
 
 def tried(kind, act, wanted):
-    """Count what `act` does: `wanted` is a pattern of our own sentence, or None where it should do it right.
+    """Hold `act` to `wanted`: a pattern of our own sentence, or None where it should do it right.
 
     An `act` that returns False was accepted, and did something else."""
-    row = TABLE.setdefault(kind, Counter())
-    row["tried"] += 1
     try:
-        right = act() is not False and wanted is None
+        right = scalar(act()) is not False and wanted is None
         told = "accepted"
     except OURS as error:
         told = str(error)
         right = wanted is not None and re.search(wanted, told)
-        if right: row["refused"] += 1
     except Exception as error:                            # of a library below
         right, told = False, f"{type(error).__name__}: {error}"
-    else: row["right"] += bool(right)
-    if not right: row["wrong"] += 1
     assert right, f"{kind}: wanted {wanted or 'it done'}, got {told}"
 
 
@@ -506,11 +499,3 @@ def test_a_run_that_kills_its_process_is_named_and_takes_no_other_along(tmp_path
     tried(kind, lambda: re.search(wanted, told) is not None, None)
     for run in runs[1:]: tried(kind, lambda: find(run, tmp_path / "runs") is not None, None)
     assert len(lines) == 8 and ["begun again" in line for line in lines].count(True) == 2
-
-
-def test_the_table():
-    "Kind by kind: how many inputs were tried, refused with our own sentence, accepted and done right, and neither."
-    print(f"\n{'kind':32}{'tried':>8}{'refused':>9}{'right':>7}{'wrong':>7}")
-    for kind, row in sorted(TABLE.items()):
-        print(f"{kind:32}{row['tried']:8}{row['refused']:9}{row['right']:7}{row['wrong']:7}")
-        assert row["wrong"] == 0 and row["tried"] == row["refused"] + row["right"], kind

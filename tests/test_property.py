@@ -1,7 +1,6 @@
 """Bad input by property: whatever an entry is given, it works, or one of our own errors names what is wrong.
 
 A few examples an entry here, the same ones each time; 5,000 new ones by MUNI_NB_EXAMPLES=nightly."""
-import os
 import re
 import traceback
 from dataclasses import fields, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muni_nb.data.own import from_arrays
@@ -29,10 +28,6 @@ from muni_nb.models.muni import MUNI, Routes
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import NonFiniteLoss, Recipe, fit
 
-common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("quick", max_examples=50, derandomize=True, **common)
-settings.register_profile("nightly", max_examples=5_000, **common)
-settings.load_profile(os.environ.get("MUNI_NB_EXAMPLES", "quick"))
 DEAR = 10 if settings.default.max_examples == 50 else 500           # examples where one takes a tenth of a second
 
 OURS = str(Path(__file__).resolve().parent.parent / "muni_nb")

@@ -54,7 +54,7 @@ def test_a_killed_process_resumes_bit_for_bit(bench, tmp_path):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert 0 < read_state(file)[1]["step"] <= 30
+    assert 0 < read_state(file)[1]["step"] < 30, "it ended before it was killed"
     resumed = model(bench, seed=7)
     again = fit(resumed, bench, folder=tmp_path, **ARGUMENTS)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
@@ -86,11 +86,6 @@ def test_the_learning_rate_stays_in_bounds(steps, warmup):
     recipe = Recipe(steps=steps, warmup=warmup)
     rates = [recipe.lr_at(s) for s in {0, warmup, steps // 2, steps - 1} if s < steps]
     assert all(0 <= r <= recipe.lr for r in rates)
-
-
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": -1.0}, {"batch_size": 0}])
-def test_a_bad_recipe_is_refused(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))): Recipe(**bad)
 
 
 def test_every_entry_refuses_a_precision_that_is_none(bench):

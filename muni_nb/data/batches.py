@@ -44,7 +44,7 @@ def pattern_batches(counts: tuple[int, ...], batch_size: int) -> Tensor:
 def rows_of_pattern_at(patterns: Sequence[Tensor], step: int, batch_size: int, seed: int) -> Tensor:
     """The numbers [B] of the rows of step 0, 1, ..., all of one of the patterns, see `Rows.patterns`.
 
-    InputError if no pattern has as many rows as `batch_size`."""
+    A pattern of fewer rows than `batch_size` is never met; InputError if all are such."""
     counts = tuple(map(len, patterns))
     batches = pattern_batches(counts, batch_size)
     if not len(batches):

@@ -423,19 +423,23 @@ def codes(self: Benchmark, attributes: Sequence[str]) -> Tensor:
 # %% ../../nbs/data/00_spec.ipynb #5c440e56
 @patch
 def entropy(self: Benchmark, attributes: Sequence[str]) -> float:
-    "Nats of some attributes together: exact with a truth, else measured from the train rows (Miller-Madow)."
+    """Nats of some attributes together: exact with a truth, else measured from the train rows (Miller-Madow).
+
+    NaN where no train row knows them all."""
     if self.truth: return sum(math.log(self.attributes[a]) for a in attributes)
     if not attributes: return 0.0
-    return miller_madow(self.codes(attributes).unique(return_counts=True)[1]).item()
+    codes = self.codes(attributes)
+    return miller_madow(codes.unique(return_counts=True)[1]).item() if len(codes) else math.nan
 
 
 @patch
 def chance(self: Benchmark, attributes: Sequence[str], times: int = 2) -> float:
     """Probability that `times` independent rows have some attributes in common.
 
-    Exact with a truth, else measured."""
+    Exact with a truth, else measured; NaN where no train row knows them all."""
     if self.truth: return math.prod((1 / self.attributes[a]) ** (times - 1) for a in attributes)
-    return frequencies(self.codes(attributes)).pow(times).sum().item()
+    codes = self.codes(attributes)
+    return frequencies(codes).pow(times).sum().item() if len(codes) else math.nan
 
 
 @patch(as_prop=True)

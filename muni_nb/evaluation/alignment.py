@@ -233,7 +233,7 @@ def towers_for(
     bench = bench.source or bench
     training = held_arguments(train_towers, training)
     check_training(**{k: v for k, v in training.items() if k != "precision"})
-    towers = Towers(bench.specs)
+    with torch.random.fork_rng(): towers = Towers(bench.specs)
     who = {"towers": learns_from(bench), "training": training, "version": 3}
     train = lambda: train_towers(bench, progress=progress, **training).state_dict()
     towers.load_state_dict(cached(folder, who, train))

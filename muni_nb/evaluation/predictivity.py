@@ -88,13 +88,14 @@ def cross_entropy(logp: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 def left_open(bench: Benchmark, given: Sequence[str]) -> dict[str, float]:
     """Nats: the entropy of each attribute, and of all ("both"), given what the modalities `given` carry.
 
-    Measured where there is no truth."""
+    Measured where there is no truth; NaN where no train row knows all that it takes."""
     known = [a for a in bench.attributes if any(a in bench.carries[k] for k in given)]
 
     def beyond(attributes: Sequence[str]) -> float:
         rest = [a for a in attributes if a not in known]
         if bench.truth: return bench.entropy(rest)
-        return max(0.0, bench.entropy([*known, *rest]) - bench.entropy(known))
+        left = bench.entropy([*known, *rest]) - bench.entropy(known)
+        return left if math.isnan(left) else max(0.0, left)
 
     return {**{a: beyond([a]) for a in bench.attributes}, "both": beyond(list(bench.attributes))}
 

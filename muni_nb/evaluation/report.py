@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'MOST', 'ROWS', 'check_read', 'as_read', 'few', 'unprobed', 'wanting', 'of_tasks', 'judge_draws',
-           'judge_latents', 'routes_of', 'strengths_of', 'check_evaluation', 'in_order', 'over_guidance',
-           'judge_inside', 'arranged', 'evaluate']
+           'judge_latents', 'routes_of', 'strengths_of', 'check_numbers', 'check_evaluation', 'in_order',
+           'over_guidance', 'judge_inside', 'arranged', 'evaluate']
 
 # %% ../../nbs/evaluation/07_report.ipynb #7dd3e425
 import json
@@ -218,20 +218,22 @@ def strengths_of(guidance: float | Sequence[float]) -> tuple[list[float], bool]:
     return strengths, True
 
 # %% ../../nbs/evaluation/07_report.ipynb #cba8f708
+def check_numbers(asked: Mapping) -> None:
+    "InputError if one of the arguments of `evaluate`, of those in `asked`, is a number by which nothing can be judged."
+    for name, least in (("rows", ROWS), ("steps", 1), ("probe_steps", 1)):
+        if name in asked: whole(asked[name], name, least=least)
+    if "seed" in asked: whole(asked["seed"], "seed", least=-2**63, most=2**64 - 1)
+    if asked.get("per_class"): whole(asked["per_class"], "per_class, 0 for none,", least=ROWS)
+    if "guidance" in asked: strengths_of(asked["guidance"])
+
+
 def check_evaluation(
     model,
     bench: Benchmark,
     judge: Judge,
     towers: Towers | None,
-    rows: int,
-    steps: int,
-    seed: int,
-    per_class: int,
-    probe_steps: int,
 ) -> None:
-    """InputError for a model, judge or towers of another benchmark.
-
-    Also for numbers by which nothing can be judged."""
+    "InputError for a model, judge or towers of another benchmark, or one with hardly any test rows."
     if not isinstance(model, LatentModel):
         raise InputTypeError(f"model must be a LatentModel, got {brief(model)}")
     check_same(model.specs, bench.specs)
@@ -246,11 +248,6 @@ def check_evaluation(
                              f"towers_for(bench)")
     if len(bench.test) < ROWS:
         raise InputError(f"{bench.name} has {len(bench.test)} test rows, want {ROWS} or more to judge by")
-    whole(rows, "rows", least=ROWS)
-    whole(steps, "steps", least=1)
-    whole(seed, "seed", least=-2**63, most=2**64 - 1)
-    whole(probe_steps, "probe_steps", least=1)
-    if per_class: whole(per_class, "per_class, 0 for none,", least=ROWS)
 
 # %% ../../nbs/evaluation/07_report.ipynb #02ec6a2b
 def in_order(ds: xr.Dataset, axis: str, names: Sequence[str]) -> xr.Dataset:
@@ -320,7 +317,8 @@ def evaluate(
     view), and entropies and chance are measured from the train rows. What cannot be had is named in the
     attribute `left_out`, {what: why} as JSON, and printed."""
     began = time.perf_counter()
-    check_evaluation(model, bench, judge, towers, rows, steps, seed, per_class, probe_steps)
+    check_evaluation(model, bench, judge, towers)
+    check_numbers({"rows": rows, "steps": steps, "seed": seed, "per_class": per_class, "probe_steps": probe_steps})
     precision_in_force(precision, model.device)
     routes = routes_of(model, bench, routes)
     strengths, several = strengths_of(guidance)

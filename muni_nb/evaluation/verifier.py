@@ -124,6 +124,10 @@ def train_verifier(
     if odd := [k for k in names if (bench.specs[k].kind, bench.specs[k].shape) != (spec.kind, spec.shape)]:
         raise InputError(f"names must be alike in kind and shape: {names[0]} is {spec.kind} {spec.shape}, "
                          f"{odd[0]} is not")
+    carries = {k: ", ".join(sorted(bench.carries[k])) or "nothing" for k in names}
+    if odd := [k for k in names if carries[k] != carries[names[0]]]:
+        raise InputError(f"names must carry the same attributes: {names[0]} carries {carries[names[0]]}, "
+                         f"{odd[0]} {carries[odd[0]]}")
     check_training(steps=steps, batch_size=batch_size, lr=lr, seed=seed, rows=rows, width=width)
     table = bench.lessons(rows) if bench.lessons else bench.train
     number = [torch.arange(len(table))[bench.observed(table, [name], bench.carries[name])] for name in names]
@@ -156,7 +160,8 @@ def train_verifier(
 # %% ../../nbs/evaluation/01_verifier.ipynb #14d10918
 def unreadable(spec: Spec) -> str:
     "Why no verifier reads a modality; empty if one does."
-    try: KINDS[spec.kind].trunk(spec, 1, 1)
+    try:
+        with torch.random.fork_rng(): KINDS[spec.kind].trunk(spec, 1, 1)
     except ValueError as error: return str(error)
     return ""
 
@@ -297,7 +302,7 @@ def judge_for(
         who = {"bench": learns_from(bench), "training": training, "version": 2}
         if len(alike) > 1: who["reads"] = names
         width = {k: v for k, v in training.items() if k == "width"}
-        verifier = Verifier(bench.specs[names[0]], carried(bench, names[0]), **width)
+        with torch.random.fork_rng(): verifier = Verifier(bench.specs[names[0]], carried(bench, names[0]), **width)
         train = lambda: train_verifier(bench, names, progress=progress, **training).state_dict()
         verifier.load_state_dict(cached(folder, who, train))
         judge |= dict.fromkeys(names, verifier.eval())

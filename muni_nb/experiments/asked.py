@@ -56,14 +56,14 @@ class Asked:
 def latents(model: LatentModel, given: Mapping[str, Tensor], asked: Asked) -> Tensor:
     "Latents [n, D] given values {modality: [1, ...]}; InputError if the model can draw nothing from these."
     if why := model.unsupported(list(given)): raise InputError(f"{type(model).__name__}: {why}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(asked.latent)
         return model.infer(given, asked.n)
 
 
 def decode(model: LatentModel, z: Tensor, asked: Asked) -> dict[str, Tensor]:
     "What is wanted of latents [n, D], {modality: [n, ...]}."
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(asked.noise)
         return model.decode(z, asked.want, guidance=asked.guidance, steps=asked.steps)
 
@@ -280,7 +280,7 @@ class LatentMap:
 def latent_map(model: LatentModel, bench: Benchmark, names: Sequence[str]) -> LatentMap:
     "The map of a model's latents of all test rows given `names`. InputError if it draws none from these."
     if why := model.unsupported(names): raise InputError(f"{type(model).__name__}: {why}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(0)
         z = model.draw({k: bench.test.values[k] for k in names})
     centred = z - z.mean(0)

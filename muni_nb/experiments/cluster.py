@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODEL_BYTES', 'TRIES', 'ANSWERS', 'ONE_THREAD', 'WORKERS', 'Outcome', 'packed', 'unpack', 'size_of', 'Made',
-           'Unwanted', 'made_there', 'held_to', 'usable', 'dask_distributed', 'local_cluster', 'check_scheduler',
-           'client_of', 'WorkerDied', 'SchedulerLost', 'lost_worker', 'Cluster']
+           'Unwanted', 'made_there', 'held_to', 'usable', 'dask_distributed', 'settings_of_workers', 'local_cluster',
+           'check_scheduler', 'client_of', 'WorkerDied', 'SchedulerLost', 'lost_worker', 'Cluster']
 
 # %% ../../nbs/experiments/04_cluster.ipynb #4eb06fef
 import logging
@@ -126,22 +126,26 @@ def dask_distributed():
     return distributed
 
 
+def settings_of_workers():
+    "A context in which workers that dask starts here have `WORKERS`."
+    dask_distributed()                 # says what to install
+    from dask import config
+    return config.set(WORKERS)
+
+
 def local_cluster(workers: int, resources: Mapping[str, int]):
     """A scheduler on this machine and so many processes, each of which takes one run at a time.
 
     WorkerDied if a process ends while it starts, and again when all are begun anew."""
     distributed = dask_distributed()
-    from dask import config
-
     for left in reversed(range(TRIES)):
-        with config.set(WORKERS):
-            try:
-                return distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, resources=resources, memory_limit=0,
-                    dashboard_address=":0", silence_logs=logging.CRITICAL,
-                    scheduler_kwargs={"allowed_failures": TRIES - 1})
-            except RuntimeError as error:
-                if not left: raise lost_worker("a worker of dask ended while it started") from error
+        try:
+            return distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, resources=resources, memory_limit=0,
+                dashboard_address=":0", silence_logs=logging.CRITICAL,
+                scheduler_kwargs={"allowed_failures": TRIES - 1})
+        except RuntimeError as error:
+            if not left: raise lost_worker("a worker of dask ended while it started") from error
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -205,7 +209,9 @@ class Cluster(Executor):
     def __enter__(self) -> "Cluster":
         with ExitStack() as closing:
             self.ours = None
-            if self.local: self.ours = closing.enter_context(local_cluster(self.workers, self.resources))
+            if self.local:
+                closing.enter_context(settings_of_workers())       # also of those that replace a lost one
+                self.ours = closing.enter_context(local_cluster(self.workers, self.resources))
             self.client = client_of(self.ours or self.scheduler, closing)
             self.executor = self.client.get_executor(pure=False, resources=self.resources)
             closing.callback(self.executor.shutdown, wait=False)

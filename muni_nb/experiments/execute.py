@@ -19,7 +19,7 @@ import xarray as xr
 
 from .. import __version__
 from ..evaluation.alignment import towers_for
-from ..evaluation.report import evaluate
+from ..evaluation.report import evaluate, routes_of
 from ..evaluation.verifier import judge_for
 from .run import Run, bench_of, code_of, rows_of
 from .store import find, read_result, write_result
@@ -63,8 +63,9 @@ def trained(
     folder = Path(folder)
     kept = folder / "models" / run.model_name
     working = folder / "checkpoints" / run.model_name
-    torch.manual_seed(run.seed)
-    model = run.build(bench.specs)
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        model = run.build(bench.specs)
     with alone(folder / "locks" / f"{run.model_name}.lock", waiting_for(f"model {run.model_name}")):
         found = kept_model(run, kept, device)
         if found:
@@ -105,15 +106,16 @@ def versions_of() -> dict[str, str]:
 def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     versions = versions_of()                                         # before the work
     bench = bench_of(run.bench)
+    with torch.random.fork_rng(): routes_of(run.build(bench.specs), bench, run.evaluation.get("routes"))
     judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
-    model, curves = trained(run, folder, device, progress)
     towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
+    model, curves = trained(run, folder, device, progress)
     as_trained = {"precision": run.recipe.precision, "seed": run.seed}
     ds = evaluate(model, bench, judge, towers=towers, progress=progress, **as_trained | run.evaluation)
     ds = ds.merge(curves, combine_attrs="no_conflicts")
     measured = {"train_seconds": {"units": "s", "long_name": "wall time of training"},
                 "evaluation_seconds": {"units": "s", "long_name": "wall time of evaluation"},
-                "parameters": {"units": "1", "long_name": "trainable parameters"}}
+                "parameters": {"units": "1", "long_name": "parameters"}}
     ds = ds.assign({name: ((), ds.attrs.pop(name), attrs) for name, attrs in measured.items()})
     own = {f"own_{name}": value for name, value in (rows_of(run.bench) | code_of(run.kind)).items()}
     ds.attrs |= own | {

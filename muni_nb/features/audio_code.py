@@ -56,8 +56,9 @@ def learned_code(features, wide: int = 768, seed: int = 0, progress: bool = True
     "An `AudioCode` for sound features [N, narrow], a tensor or on disk; `recipe`: other than `LESSON`."
     narrow = features[:1].shape[1]
     whole(wide, "wide", least=1)
-    torch.manual_seed(seed)
-    code = AudioCode(narrow, wide)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        code = AudioCode(narrow, wide)
     rows = Rows({"clap": features}, {}, {}, torch.ones(len(features), 1, dtype=torch.bool))
     bench = Benchmark("sounds", {"clap": Spec("clap", "vector", (narrow,))}, rows, rows.select(slice(1)), {}, {}, {})
     fit(code, bench, seed=seed, progress=progress, **LESSON | recipe)

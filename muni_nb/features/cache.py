@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'PRECISIONS', 'AGAIN', 'BLOCK', 'KINDS_OF', 'Source', 'Meta', 'read_meta', 'differing', 'begin',
-           'rows_file', 'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'Widened',
-           'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'nothing_in', 'corpora_of', 'check_alike',
-           'Reading', 'position_of', 'features_on_disk', 'table_of', 'some_of', 'from_cache']
+           'rows_file', 'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'standard_from',
+           'Widened', 'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'nothing_in', 'corpora_of',
+           'check_alike', 'Reading', 'position_of', 'features_on_disk', 'table_of', 'some_of', 'from_cache']
 
 # %% ../../nbs/features/01_cache.ipynb #c527708b
 import hashlib
@@ -239,6 +239,12 @@ class Standard:
         return features.float().cpu() * self.deviation + self.mean
 
 
+def standard_from(mean: Tensor, deviation: Tensor) -> Standard:
+    "That of features of this mean and standard deviation [F]."
+    steady = deviation <= 1e-12 * mean.abs()
+    return Standard(mean.float(), deviation.masked_fill(steady, 1.0).float())
+
+
 BLOCK = 4096   # rows read at once
 
 # %% ../../nbs/features/01_cache.ipynb #8e5f7b12
@@ -306,8 +312,7 @@ def standard_of(splits: Sequence[Split], modality: str, widened: Widened = Widen
         raise FileError(f"{modality} in {places}: not all features are finite: delete the folder and {AGAIN}")
     mean = (share * means).sum(0)
     deviation = (share * (variances + (means - mean).square())).sum(0).sqrt()
-    steady = deviation <= 1e-12 * mean.abs()
-    return Standard(mean.float(), deviation.masked_fill(steady, 1.0).float())
+    return standard_from(mean, deviation)
 
 # %% ../../nbs/features/01_cache.ipynb #29213cb9
 class Tokens:

@@ -57,7 +57,7 @@ class Renderer(nn.Module):
         if features.shape[1:] != self.mean.shape:
             raise InputError(f"features are {list(features.shape)}: this renderer reads [N, {len(self.mean)}]")
         raw = features.float().cpu() * self.spread + self.mean
-        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+        with torch.random.fork_rng(), torch.autocast("cpu", enabled=False):
             torch.manual_seed(seed)
             return torch.cat([draw(part) for part in raw.split(self.chunk)])
 

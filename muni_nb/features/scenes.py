@@ -23,10 +23,10 @@ from ..data.scenes import (
     ATTRIBUTES, CARRIES, MIXTURES, RATE, SPECS, VOCABULARY, captions, draw_rows, kept, read_captions, scenes, tokenise)
 from ..data.spec import Benchmark, Rows, Spec, Truth
 from .audio_code import AudioCode
-from .cache import Standard
+from .cache import Standard, standard_from
 from .encoders import mean_state
 from .render import DecoderRenderer, read_renderer
-from ..gate import one_of, scalar
+from ..gate import InputError, one_of, scalar
 from ..nets.sentence import FROZEN, TOKENS, ids_of, packed, quietly
 from ..nets.text import BOS, PAD
 
@@ -179,7 +179,9 @@ def standardised_scenes(
     raw = encoders()(shown.values)
     if standards is None:
         seen = {k: v[there] for (k, v), there in zip(raw.items(), shown.available.unbind(1))}
-        standards = {k: Standard(v.mean(0), v.std(0)) for k, v in seen.items()}
+        for k, v in seen.items():
+            if len(v) < 2: raise InputError(f"of {rows:,} train rows {len(v)} have {k}, want two: ask for more rows")
+        standards = {k: standard_from(v.mean(0), v.std(0)) for k, v in seen.items()}
     looks = {k: Look(k, standard, k == "text" and text == "sentence") for k, standard in standards.items()}
 
     def told(rows: Rows, raw: dict[str, Tensor]) -> Rows:

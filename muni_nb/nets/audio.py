@@ -139,7 +139,7 @@ def listen(power: Tensor, mel, iterations: int = 32, seed: int = 0) -> Tensor:
     tiny = torch.finfo(bank.dtype).tiny
     for _ in range(iterations):
         spectrum = spectrum * (bank.T @ (power / (bank @ spectrum + tiny))) / (bank.sum(0)[:, None] + tiny)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         wave = griffinlim(
             spectrum, mel.spectrogram.window, mel.n_fft, mel.hop_length, mel.win_length, mel.power,

@@ -277,7 +277,8 @@ class ImageKind(Kind):
 
     def likelihood(self, spec, sizes: ImageSizes, latent: int, law: str = "laplace", scale: float = 0.75,
                    net: nn.Module | None = None) -> nn.Module:
-        return MeanDecoder(net or upward_net(spec.shape, latent, sizes.mean), law, scale)
+        if net is None: net = upward_net(spec.shape, latent, sizes.mean)
+        return MeanDecoder(net, law, scale)
 
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
         return patch_tokens(spec.name, spec.shape, width, patches)

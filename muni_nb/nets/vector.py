@@ -111,7 +111,8 @@ class VectorKind(Kind):
 
     def likelihood(self, spec, sizes: VectorSizes, latent: int, law: str = "laplace", scale: float = 0.75,
                    net: nn.Module | None = None) -> nn.Module:
-        return MeanDecoder(net or SkipMLP(latent, *spec.shape, sizes.decoder), law, scale, limit=math.inf)
+        if net is None: net = SkipMLP(latent, *spec.shape, sizes.decoder)
+        return MeanDecoder(net, law, scale, limit=math.inf)
 
     def tokens(self, spec, width: int, patches: int) -> tuple[nn.Module, tuple[int, ...]]:
         return nn.Sequential(nn.Linear(*spec.shape, patches * width), nn.Unflatten(1, (width, patches))), (patches,)

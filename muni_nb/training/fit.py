@@ -12,6 +12,7 @@ import json
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -142,7 +143,8 @@ def flat(values: Mapping, head: str = "") -> dict:
 def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     "FileError naming what differs between the run that wrote the checkpoint at `path` and this one."
     saved = {"rows": now.get("rows"), **saved}                           # older ones did not say of which rows,
-    saved["recipe"] = {"by_pattern": False, "parts": 1, **saved.get("recipe", {})}   # nor how batches are made
+    usual = {"by_pattern": False, "parts": 1, "optimiser": "adamw"}      # nor how batches are made, nor by what
+    saved["recipe"] = usual | saved.get("recipe", {})
     if "stage" in now.get("model", {}):                                  # nor that there was no last stage
         saved["model"] = {"stage": 1.0, **saved.get("model", {})}
     for spec in saved.get("model", {}).get("specs", []):                 # nor of which words
@@ -234,6 +236,7 @@ def train_step(
         of_parts = [gradients(model, bench, recipe, step, device, part, captured) for part in mine]
     terms = world.means(of_parts)
     world.sum_gradients([p for group in optimiser.param_groups for p in group["params"]])
+    world.average(model)
     if not terms["loss"].isfinite():
         values = ", ".join(f"{k} {v.item():.4g}" for k, v in terms.items())
         raise not_finite(f"the loss is not finite ({values})", model, bench, recipe, step)
@@ -334,6 +337,10 @@ def fit(
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, "
                          "as for a model that muni_nb.pretrained has read")
+    if recipe.by_pattern:
+        size = recipe.batch_size
+        unmet = sum(len(rows) for rows in bench.train.patterns if len(rows) < size)
+        if unmet: warnings.warn(f"{unmet:,} train rows are never met: their patterns fill no batch of {size}")
     if captured: check_complete(bench, recipe.parts)
     recorded = CapturedLoss(model, partial(autocast, recipe.precision, device)) if captured else None
     path = None if folder is None else place(folder) / "checkpoint.safetensors"

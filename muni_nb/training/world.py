@@ -45,6 +45,15 @@ class World:
         # not `state_dict`, in which a module may keep what stays on the CPU
         for value in (*module.parameters(), *module.buffers()): distributed.broadcast(value.detach(), src=0)
 
+    def average(self, module: nn.Module) -> None:
+        "Make each buffer of floats, such as a running average, the mean of those of all processes."
+        if self.size == 1: return
+        for buffer in module.buffers():
+            if not buffer.is_floating_point(): continue
+            total = buffer.double()      # so that the mean of equal ones is they, to the bit
+            distributed.all_reduce(total)
+            buffer.copy_(total / self.size)
+
 # %% ../../nbs/training/05_world.ipynb #06995f70
 @patch
 def means(self: World, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

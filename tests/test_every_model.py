@@ -1,0 +1,124 @@
+"What holds of every model on rows of one's own; costs before a run; torch's generator stays as it was."
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from muni_nb.data.own import from_arrays
+from muni_nb.evaluation.verifier import judge_for
+from muni_nb.experiments.cost import operations, rehearse_cost
+from muni_nb.experiments.run import MODELS, Run, settings
+from muni_nb.gate import InputError
+from muni_nb.nets.build import Sizes
+
+DRAWING = [name for name in MODELS if name != "Oracle"]     # an oracle draws from attributes alone
+
+
+@pytest.fixture(scope="module")
+def bench():
+    random = np.random.default_rng(0)
+    n = 32
+    return from_arrays({
+        "photo": random.integers(0, 255, (n, 8, 10, 3)).astype(np.uint8),
+        "feature": random.normal(size=(n, 5)).astype("f4"),
+        "sound": random.normal(-4, 2, (n, 8, 12)).astype("f4"),
+        "kind": np.arange(n) % 3,
+    }, held_out=0.25)
+
+
+def built(name, bench):
+    torch.manual_seed(0)
+    return Run("tiny", model=name, sizes=Sizes.tiny()).build(bench.specs)
+
+
+def first(rows, n): return {k: x[:n] for k, x in rows.values.items()}
+
+
+def blanked(x, there, fill):
+    "Values of floats with `fill` where they are not there; ids and labels as they are."
+    if not x.is_floating_point(): return x
+    return x.masked_fill(~there.view(-1, *[1] * (x.dim() - 1)), fill)
+
+
+GAPS = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1], [1, 0, 1, 1]]).bool()
+
+
+@pytest.mark.parametrize("progress", (0.1, 0.5, 1.0))
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_not_observed_teaches_nothing(name, progress, bench):
+    def taught(fill):
+        model = built(name, bench).train()
+        values, _ = model.prepare(first(bench.train, len(GAPS)))
+        torch.manual_seed(1)
+        gaps = {k: blanked(x, there, fill) for (k, x), there in zip(values.items(), GAPS.unbind(1))}
+        loss = model.loss(gaps, GAPS, progress)["loss"]
+        if loss.requires_grad: loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    zeros, unknown = taught(0.0), taught(math.nan)
+    assert len(zeros) == len(unknown) and all(map(torch.equal, zeros, unknown))
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_draws_under_autocast_are_of_the_usual_types(name, bench):
+    model = built(name, bench).eval()
+    draw = lambda: model.sample({"feature": bench.test.values["feature"][:2]}, list(bench.specs), seed=0, steps=1)
+    usual = draw()
+    with torch.autocast("cpu", torch.bfloat16): coarse = draw()
+    assert {k: x.dtype for k, x in coarse.items()} == {k: x.dtype for k, x in usual.items()}
+    assert all(x.isfinite().all() for x in coarse.values())
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_row_is_read_alone_as_among_others(name, bench):
+    model = built(name, bench).eval()
+    if not hasattr(model, "posterior"): pytest.skip(f"{name} has no posterior")
+    shown = first(bench.test, 4)
+    among = model.posterior(shown)
+    alone = model.posterior({k: x[3:] for k, x in shown.items()})
+    assert torch.allclose(among.mean[3:], alone.mean, atol=1e-5)
+
+
+TINY_RUN = Run("tiny", **settings(small=True))
+ENTRIES = {
+    "judge_for": lambda bench, folder: judge_for(bench, folder, progress=False, steps=2),
+    "operations": lambda bench, folder: operations(TINY_RUN),
+    "rehearse_cost": lambda bench, folder: rehearse_cost(TINY_RUN),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_generator_of_torch_is_left_as_it_was(entry, bench, tmp_path):
+    before = torch.get_rng_state()
+    ENTRIES[entry](bench, tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_operations_of_a_batch_larger_than_a_few_rows_are_counted():
+    few, many = (replace(TINY_RUN, recipe=replace(TINY_RUN.recipe, batch_size=size)) for size in (256, 512))
+    assert operations(many) == pytest.approx(2 * operations(few), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ("MLD", "JointFlow", "MVAE"))
+def test_judging_costs_time_without_flow_decoders_too(name):
+    assert rehearse_cost(Run("tiny", model=name, **settings(small=True))).judging > 0
+
+
+def rows_with_one_label_each():
+    i = np.arange(64)
+    feature = np.random.default_rng(0).normal(size=(64, 4)).astype("f4")
+    return from_arrays({"feature": feature, "x": i // 2 % 3, "y": i // 2 % 3},
+                       available={"x": i % 2 == 0, "y": i % 2 == 1})
+
+
+def test_what_no_row_knows_together_is_not_said_to_be_known():
+    bench = rows_with_one_label_each()
+    assert math.isnan(bench.nats["joint"]) and math.isnan(bench.chance(["x", "y"]))
+    assert math.isfinite(bench.entropy(["x"]))
+
+
+@pytest.mark.parametrize("asked", ({"rows": 1}, {"steps": 0}, {"probe_steps": 0}, {"guidance": -1.0}))
+def test_a_run_that_cannot_be_judged_is_refused_before_it_trains(asked):
+    with pytest.raises(InputError): Run("tiny", evaluation=asked)
