@@ -7,7 +7,6 @@ __all__ = ['NEEDED', 'EXTRAS', 'USUAL_SPEED', 'installed', 'versions', 'speed', 
            'examine', 'in_lines']
 
 # %% ../nbs/03_doctor.ipynb #c1a3cf74
-import os
 import platform
 import tempfile
 import time
@@ -19,6 +18,7 @@ import psutil
 import torch
 
 from . import __version__
+from .experiments.workers import processors
 from .files import ready_to_write, spoken_bytes, write_whole
 from .gate import InputError
 from .nets.precision import native_bfloat16, precision_in_force, seconds_of_product
@@ -57,8 +57,7 @@ def speed(dtype: torch.dtype, size: int = 512) -> float:
 
 def processor() -> dict:
     "Threads, what is free of them, memory in bytes, the precision in force, and speeds in GFLOP/s."
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {"processors": ours, "threads": torch.get_num_threads(), "busy": psutil.cpu_percent(0.2) / 100,
+    found = {"processors": processors(), "threads": torch.get_num_threads(), "busy": psutil.cpu_percent(0.2) / 100,
              "memory": psutil.virtual_memory().total, "free_memory": psutil.virtual_memory().available,
              "precision": precision_in_force("auto"), "float32": speed(torch.float32)}
     return found | ({"bfloat16": speed(torch.bfloat16)} if native_bfloat16() else {})
