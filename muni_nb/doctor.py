@@ -18,10 +18,9 @@ import psutil
 import torch
 
 from . import __version__
-from .experiments.workers import processors
 from .files import ready_to_write, spoken_bytes, write_whole
 from .gate import InputError
-from .nets.precision import native_bfloat16, precision_in_force, seconds_of_product
+from .nets.precision import native_bfloat16, precision_in_force, processors, seconds_of_product
 
 # %% ../nbs/03_doctor.ipynb #cfa8c63d
 NEEDED = ("torch", "torchaudio", "transformers", "huggingface_hub", "numpy", "scipy", "pandas", "xarray",

@@ -8,10 +8,12 @@ import torch
 
 from muni_nb.data.own import from_arrays
 from muni_nb.evaluation.verifier import judge_for
-from muni_nb.experiments.cost import operations, rehearse_cost
+from muni_nb.experiments.cost import judging_seconds, operations, rehearse_cost
+from muni_nb.experiments.execute import execute
 from muni_nb.experiments.run import MODELS, Run, settings
 from muni_nb.gate import InputError
 from muni_nb.nets.build import Sizes
+from muni_nb.training.fit import fit
 
 DRAWING = [name for name in MODELS if name != "Oracle"]     # an oracle draws from attributes alone
 
@@ -119,6 +121,36 @@ def test_what_no_row_knows_together_is_not_said_to_be_known():
     assert math.isfinite(bench.entropy(["x"]))
 
 
-@pytest.mark.parametrize("asked", ({"rows": 1}, {"steps": 0}, {"probe_steps": 0}, {"guidance": -1.0}))
-def test_a_run_that_cannot_be_judged_is_refused_before_it_trains(asked):
-    with pytest.raises(InputError): Run("tiny", evaluation=asked)
+@pytest.mark.parametrize("asked", (
+    {"rows": 1}, {"steps": 0}, {"probe_steps": 0}, {"guidance": -1.0}, {"precision": "half"}))
+def test_numbers_that_nothing_can_be_judged_by_are_refused_when_a_run_is_made(asked):
+    with pytest.raises(InputError, match=f"evaluate: {next(iter(asked))}"): Run("tiny", evaluation=asked)
+
+
+@pytest.mark.parametrize("model, bench, evaluation, message", (
+    ("FlowBind", {}, {"routes": [[]]}, "no route is left"),
+    ("MUNI", {}, {"routes": [["smell"]]}, "smell"),
+    ("MUNI", {"test_rows": 3}, {}, "3 test rows, want 4"),
+))
+def test_what_cannot_be_judged_is_refused_before_it_trains(model, bench, evaluation, message, tmp_path):
+    told = settings(small=True)
+    run = Run("tiny", model=model, **{**told, "bench": told["bench"] | bench, "evaluation": evaluation})
+    with pytest.raises(InputError, match=message): execute(run, tmp_path)
+    assert not (tmp_path / "models").exists()
+
+
+def test_judging_costs_time_without_a_complete_row():
+    "It draws from nothing then."
+    i = np.arange(60)
+    bench = from_arrays({"a": np.ones((60, 4), "f4"), "b": np.ones((60, 4), "f4"), "kind": i % 3},
+                        available={"a": i % 2 == 0, "b": i % 2 == 1}, held_out=0.5)
+    assert judging_seconds(built("MUNI", bench), bench, Run("tiny", **settings(small=True)).config()["evaluation"]) > 0
+
+
+def test_rows_that_are_never_met_are_told(bench):
+    there = np.arange(32) > 2
+    random = np.random.default_rng(0)
+    gaps = from_arrays({"a": random.normal(size=(32, 4)).astype("f4"), "kind": np.arange(32) % 3},
+                       available={"a": there}, held_out=0.1)
+    with pytest.warns(UserWarning, match="rows are never met: their patterns fill no batch of 8"):
+        fit(built("MUNI", gaps), gaps, steps=1, batch_size=8, by_pattern=True, progress=False)

@@ -424,7 +424,7 @@ def coherence_by_chance(bench: Benchmark, most: int = 2**20) -> dict[str, float]
     """Probability that modalities of independent rows agree, {attribute or "both": fraction}.
 
     "both": on all that they share. The first may show anything: 1 / n for each further one with a truth; else
-    measured, and NaN for more than `most` combinations."""
+    measured, and NaN for more than `most` combinations, or where no train row knows them all."""
     carriers = {a: sum(a in carried for carried in bench.carries.values()) for a in bench.attributes}
     single = {a: bench.chance([a], times) for a, times in carriers.items()}
     if bench.truth: return {**single, "both": math.prod(single.values())}

@@ -114,7 +114,7 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
         tellers = labels or [k for k in bench.specs if k != name]
         carried = [a for a in bench.carries[name] if any(a in bench.carries[k] for k in tellers)]
         told = bench.entropy(carried) if carried else 0.0
-        if not told: continue
+        if not told > 0: continue                     # NaN where no train row knows them together
         if not labels: z = model.infer({k: rows.values[k] for k in tellers})
         x = bench.specs[name].prepare(rows.values[name], sure=True).to(z.device)
         saved = []

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'MOST', 'ROWS', 'check_read', 'as_read', 'few', 'unprobed', 'wanting', 'of_tasks', 'judge_draws',
-           'judge_latents', 'routes_of', 'strengths_of', 'check_numbers', 'check_evaluation', 'in_order',
-           'over_guidance', 'judge_inside', 'arranged', 'evaluate']
+           'judge_latents', 'routes_of', 'supported_of', 'strengths_of', 'check_asked', 'check_rows',
+           'check_evaluation', 'in_order', 'over_guidance', 'judge_inside', 'arranged', 'evaluate']
 
 # %% ../../nbs/evaluation/07_report.ipynb #7dd3e425
 import json
@@ -19,10 +19,10 @@ import xarray as xr
 from torch import Tensor
 
 from ..data.spec import Benchmark, Rows, check_same, rendered
-from ..gate import InputError, InputTypeError, brief, number, scalar, several_of, typed, whole
+from ..gate import InputError, InputTypeError, brief, number, one_of, scalar, several_of, typed, whole
 from ..models.base import LatentModel
 from ..models.experts import Rated
-from ..nets.precision import autocast, precision_in_force
+from ..nets.precision import PRECISIONS, autocast, precision_in_force
 from ..training.progress import progress_bar
 from .alignment import Towers, alignment
 from .coherence import coherence, decoder_entropy, draw, published_routes, route_name
@@ -208,31 +208,47 @@ def routes_of(model, bench: Benchmark, wanted: Iterable[Sequence[str]] | None) -
     return routes
 
 # %% ../../nbs/evaluation/07_report.ipynb #9bbf722e
-def strengths_of(guidance: float | Sequence[float]) -> tuple[list[float], bool]:
-    "Strengths of guidance, and whether they are several."
+def supported_of(
+    model,
+    bench: Benchmark,
+    wanted: Iterable[Sequence[str]] | None,
+) -> tuple[list[tuple[str, ...]], dict[tuple[str, ...], str]]:
+    "The routes of `routes_of` that the model can draw, and {route: why not} of the rest; InputError if none is left."
+    routes = routes_of(model, bench, wanted)
+    refused = {g: why for g in routes if (why := model.unsupported(g))}
+    supported = [g for g in routes if g not in refused]
+    if not supported: raise InputError(f"no route is left: {next(iter(refused.values()))}")
+    return supported, refused
+
+
+def strengths_of(guidance: float | Sequence[float], said: str = "guidance") -> tuple[list[float], bool]:
+    "Strengths of guidance, and whether they are several; InputError, in which it is called as `said`."
     plain = scalar(guidance)
-    if isinstance(plain, str) or not isinstance(plain, Iterable):
-        return [number(plain, "guidance", least=0)], False
-    strengths = [number(each, "guidance", least=0) for each in plain]
-    if not strengths: raise InputError("guidance is empty: want one or more numbers")
+    if isinstance(plain, str) or not isinstance(plain, Iterable): return [number(plain, said, least=0)], False
+    strengths = [number(each, said, least=0) for each in plain]
+    if not strengths: raise InputError(f"{said} is empty: want one or more numbers")
     return strengths, True
 
 # %% ../../nbs/evaluation/07_report.ipynb #cba8f708
-def check_numbers(asked: Mapping) -> None:
-    "InputError if one of the arguments of `evaluate`, of those in `asked`, is a number by which nothing can be judged."
+def check_asked(asked: Mapping, whom: str = "") -> None:
+    """InputError if of the arguments of `evaluate` in `asked` one is such that nothing can be judged by it.
+
+    `whom` begins the sentence."""
     for name, least in (("rows", ROWS), ("steps", 1), ("probe_steps", 1)):
-        if name in asked: whole(asked[name], name, least=least)
-    if "seed" in asked: whole(asked["seed"], "seed", least=-2**63, most=2**64 - 1)
-    if asked.get("per_class"): whole(asked["per_class"], "per_class, 0 for none,", least=ROWS)
-    if "guidance" in asked: strengths_of(asked["guidance"])
+        if name in asked: whole(asked[name], f"{whom}{name}", least=least)
+    if "seed" in asked: whole(asked["seed"], f"{whom}seed", least=-2**63, most=2**64 - 1)
+    if asked.get("per_class"): whole(asked["per_class"], f"{whom}per_class, 0 for none,", least=ROWS)
+    if "guidance" in asked: strengths_of(asked["guidance"], f"{whom}guidance")
+    if "precision" in asked: one_of(asked["precision"], f"{whom}precision", PRECISIONS)
 
 
-def check_evaluation(
-    model,
-    bench: Benchmark,
-    judge: Judge,
-    towers: Towers | None,
-) -> None:
+def check_rows(bench: Benchmark) -> None:
+    "InputError if there are hardly any test rows."
+    if len(bench.test) < ROWS:
+        raise InputError(f"{bench.name} has {len(bench.test)} test rows, want {ROWS} or more to judge by")
+
+
+def check_evaluation(model, bench: Benchmark, judge: Judge, towers: Towers | None) -> None:
     "InputError for a model, judge or towers of another benchmark, or one with hardly any test rows."
     if not isinstance(model, LatentModel):
         raise InputTypeError(f"model must be a LatentModel, got {brief(model)}")
@@ -246,8 +262,7 @@ def check_evaluation(
         if looked_at.get(spec.name) != spec:
             raise InputError(f"the towers were made for {spec}, which the benchmark has not; make them by "
                              f"towers_for(bench)")
-    if len(bench.test) < ROWS:
-        raise InputError(f"{bench.name} has {len(bench.test)} test rows, want {ROWS} or more to judge by")
+    check_rows(bench)
 
 # %% ../../nbs/evaluation/07_report.ipynb #02ec6a2b
 def in_order(ds: xr.Dataset, axis: str, names: Sequence[str]) -> xr.Dataset:
@@ -318,14 +333,12 @@ def evaluate(
     attribute `left_out`, {what: why} as JSON, and printed."""
     began = time.perf_counter()
     check_evaluation(model, bench, judge, towers)
-    check_numbers({"rows": rows, "steps": steps, "seed": seed, "per_class": per_class, "probe_steps": probe_steps})
+    check_asked({"rows": rows, "steps": steps, "seed": seed, "per_class": per_class, "probe_steps": probe_steps})
     precision_in_force(precision, model.device)
     routes = routes_of(model, bench, routes)
+    supported, refused = supported_of(model, bench, routes)
     strengths, several = strengths_of(guidance)
     known, seen = as_read(bench, judge)
-    refused = {g: why for g in routes if (why := model.unsupported(g))}
-    supported = [g for g in routes if g not in refused]
-    if not supported: raise InputError(f"no route is left: {next(iter(refused.values()))}")
     left_out = wanting(bench, known, seen, judge, routes, refused)
     test = known.complete(bench.test, rows)
     whole = not few(known, known.test)
@@ -343,7 +356,7 @@ def evaluate(
         if len(test):
             own = {name: ((), *figure) for name, figure in model.own_figures(test).items()}
             parts.append(xr.Dataset(own))
-    if whole: parts.append(verifier_error(judge, known, known.complete(bench.test_shown)))
+    if whole: parts.append(verifier_error(judge, seen, known.complete(bench.test_shown)))
     bar.update(bar.total - bar.n)
     bar.close()
     ds = xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")

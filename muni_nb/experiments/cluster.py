@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,8 +126,8 @@ def dask_distributed():
     return distributed
 
 
-def settings_of_workers():
-    "A context in which workers that dask starts here have `WORKERS`."
+def settings_of_workers() -> AbstractContextManager:
+    "A context in which workers that dask starts from this process have `WORKERS`."
     dask_distributed()                 # says what to install
     from dask import config
     return config.set(WORKERS)

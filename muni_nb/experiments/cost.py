@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.spec import Benchmark
-from ..evaluation.report import routes_of, strengths_of
+from ..evaluation.report import few, strengths_of, supported_of
 from ..models.base import LatentModel
 from .execute import RESULT_BYTES
 from .run import Run, bench_of
@@ -49,9 +49,9 @@ def kind_of(run: Run) -> str:
     return json.dumps([run.model, run.sizes.values(), run.options, run.bench, recipe, run.evaluation], sort_keys=True)
 
 
-def pictures_of(model, bench: Benchmark, routes: Sequence[Sequence[str]] | None) -> int:
-    "How many values of flow decoders an evaluation draws for each row."
-    return sum(name not in given for given in routes_of(model, bench, routes) for name in model.guided)
+def pictures_of(model: LatentModel, routes: Sequence[Sequence[str]]) -> int:
+    "How many values of flow decoders are drawn for each row by these routes."
+    return sum(name not in given for given in routes for name in model.guided)
 
 # %% ../../nbs/experiments/03_cost.ipynb #b6d7d4c4
 def untrained(run: Run, bench: Benchmark) -> LatentModel:
@@ -63,9 +63,12 @@ def untrained(run: Run, bench: Benchmark) -> LatentModel:
 
 def judging_seconds(model: LatentModel, bench: Benchmark, asked: Mapping) -> float:
     "About, for the arguments of `evaluate`: one draw of latents, and one step of a decoder of pictures, are timed."
-    routes = [route for route in routes_of(model, bench, asked["routes"]) if not model.unsupported(route)]
-    shown = bench.complete(bench.test, min(64, asked["rows"]))
-    if not routes or not len(shown): return 0.0
+    enough = not few(bench, bench.test)
+    routes = [route for route in supported_of(model, bench, asked["routes"])[0] if enough or not route]
+    if not routes: return 0.0
+    test = bench.complete(bench.test) if enough else bench.test
+    rows = min(asked["rows"], len(test))
+    shown = test.select(slice(min(64, rows)))
     given = {k: shown.values[k] for k in max(routes, key=len)}
     with torch.random.fork_rng():
         began = time.perf_counter()
@@ -75,9 +78,9 @@ def judging_seconds(model: LatentModel, bench: Benchmark, asked: Mapping) -> flo
             began = time.perf_counter()
             model.decode(z, model.guided[:1], steps=1, guidance=3.0)
             a_step = time.perf_counter() - began
-            seconds += a_step * asked["steps"] * pictures_of(model, bench, asked["routes"])
+            seconds += a_step * asked["steps"] * pictures_of(model, routes)
     strengths, _ = strengths_of(asked["guidance"])
-    return BESIDES_DRAWING * seconds * len(strengths) * asked["rows"] / len(shown)
+    return BESIDES_DRAWING * seconds * len(strengths) * rows / len(shown)
 
 
 def rehearse_cost(run: Run, device: str = "cpu") -> Cost:
@@ -99,9 +102,9 @@ def operations(run: Run) -> float:
 
     Matrix products, convolutions and attention, forward and backward, and the optimiser's."""
     takes = run.takes()["bench"][1]
-    few = {"rows": max(400, run.recipe.batch_size), "test_rows": 400}
-    if run.recipe.by_pattern: few = {}                    # a pattern may want many rows to fill a batch
-    bench = bench_of(run.bench | {name: n for name, n in few.items() if name in takes})
+    some = {"rows": max(400, run.recipe.batch_size), "test_rows": 400}
+    if run.recipe.by_pattern: del some["rows"]            # a pattern may want many to fill a batch
+    bench = bench_of(run.bench | {name: n for name, n in some.items() if name in takes})
     model = untrained(run, bench)
     optimiser = optimiser_of(model, run.recipe)
     counted = 0.0

@@ -19,7 +19,7 @@ import xarray as xr
 
 from .. import __version__
 from ..evaluation.alignment import towers_for
-from ..evaluation.report import evaluate, routes_of
+from ..evaluation.report import check_rows, evaluate, supported_of
 from ..evaluation.verifier import judge_for
 from .run import Run, bench_of, code_of, rows_of
 from .store import find, read_result, write_result
@@ -106,7 +106,8 @@ def versions_of() -> dict[str, str]:
 def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     versions = versions_of()                                         # before the work
     bench = bench_of(run.bench)
-    with torch.random.fork_rng(): routes_of(run.build(bench.specs), bench, run.evaluation.get("routes"))
+    check_rows(bench)
+    with torch.random.fork_rng(): supported_of(run.build(bench.specs), bench, run.evaluation.get("routes"))
     judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
     model, curves = trained(run, folder, device, progress)
@@ -115,7 +116,7 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     ds = ds.merge(curves, combine_attrs="no_conflicts")
     measured = {"train_seconds": {"units": "s", "long_name": "wall time of training"},
                 "evaluation_seconds": {"units": "s", "long_name": "wall time of evaluation"},
-                "parameters": {"units": "1", "long_name": "parameters"}}
+                "parameters": {"units": "1", "long_name": "trainable parameters"}}
     ds = ds.assign({name: ((), ds.attrs.pop(name), attrs) for name, attrs in measured.items()})
     own = {f"own_{name}": value for name, value in (rows_of(run.bench) | code_of(run.kind)).items()}
     ds.attrs |= own | {

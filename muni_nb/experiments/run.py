@@ -29,7 +29,7 @@ from ..data.mnist import mnist_quadrant_digits
 from ..data.scenes import scenes
 from ..data.spec import Benchmark, Spec, with_labels
 from ..evaluation.alignment import train_towers
-from ..evaluation.report import check_numbers, evaluate
+from ..evaluation.report import check_asked, evaluate
 from ..evaluation.verifier import train_verifier
 from ..features.scenes import scene_features
 from ..gate import InputError, InputTypeError, as_annotated, brief, check_fields, json_of, nearest, whole
@@ -253,7 +253,7 @@ class Run:
         for name, (whom, takes, types) in self.takes().items():
             settled[name] = checked(getattr(self, name), takes, whom, types)
         for name, value in settled.items(): object.__setattr__(self, name, value)
-        check_numbers(self.evaluation)
+        check_asked(self.evaluation, "evaluate: ")
 
     @property
     def kind(self) -> type[LatentModel]:

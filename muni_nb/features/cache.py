@@ -244,8 +244,6 @@ def standard_from(mean: Tensor, deviation: Tensor) -> Standard:
     steady = deviation <= 1e-12 * mean.abs()
     return Standard(mean.float(), deviation.masked_fill(steady, 1.0).float())
 
-
-
 # %% ../../nbs/features/01_cache.ipynb #8e5f7b12
 class Widened:
     "How features on disk become those that models see: as they are, those of sounds by an `AudioCode` if there is one."

@@ -176,11 +176,12 @@ def standardised_scenes(
 
     draw = partial(draw_rows, seed=seed, held_out=held_out, heard=heard)
     shown = draw(range(rows), "train", availability=availability)
+    for k, there in zip(shown.values, shown.available.sum(0).tolist()):
+        if standards is None and there < 2:
+            raise InputError(f"of {rows:,} train rows {there} have {k}, want two: ask for more rows")
     raw = encoders()(shown.values)
     if standards is None:
         seen = {k: v[there] for (k, v), there in zip(raw.items(), shown.available.unbind(1))}
-        for k, v in seen.items():
-            if len(v) < 2: raise InputError(f"of {rows:,} train rows {len(v)} have {k}, want two: ask for more rows")
         standards = {k: standard_from(v.mean(0), v.std(0)) for k, v in seen.items()}
     looks = {k: Look(k, standard, k == "text" and text == "sentence") for k, standard in standards.items()}
 

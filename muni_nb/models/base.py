@@ -528,7 +528,7 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
         told = f"{folder} holds a {config['model']!r}, not a {cls.__name__}"
         raise FileError(f"{told}: load it by its own class, or name another folder")
     try:
-        with torch.random.fork_rng(devices=[]): model = cls.from_config(config)      # draws first weights
+        with torch.random.fork_rng(): model = cls.from_config(config)      # draws first weights
     except FileError: raise                        # of what it is built upon, and says so
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         remedy = "update muni_nb if a newer one wrote it, else copy it again"

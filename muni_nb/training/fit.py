@@ -340,7 +340,8 @@ def fit(
     if recipe.by_pattern:
         size = recipe.batch_size
         unmet = sum(len(rows) for rows in bench.train.patterns if len(rows) < size)
-        if unmet: warnings.warn(f"{unmet:,} train rows are never met: their patterns fill no batch of {size}")
+        told = f"{unmet:,} train rows are never met: their patterns fill no batch of {size}"
+        if unmet: warnings.warn(told, stacklevel=2)
     if captured: check_complete(bench, recipe.parts)
     recorded = CapturedLoss(model, partial(autocast, recipe.precision, device)) if captured else None
     path = None if folder is None else place(folder) / "checkpoint.safetensors"

@@ -46,7 +46,9 @@ class World:
         for value in (*module.parameters(), *module.buffers()): distributed.broadcast(value.detach(), src=0)
 
     def average(self, module: nn.Module) -> None:
-        "Make each buffer of floats, such as a running average, the mean of those of all processes."
+        """Make each buffer of floats, such as a running average, the mean of those of all processes.
+
+        Each counts alike, however many parts of the batch it had."""
         if self.size == 1: return
         for buffer in module.buffers():
             if not buffer.is_floating_point(): continue
