@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'MOST', 'ROWS', 'check_read', 'as_read', 'few', 'unprobed', 'wanting', 'of_tasks', 'judge_draws',
-           'judge_latents', 'routes_of', 'supported_of', 'strengths_of', 'check_asked', 'check_rows',
-           'check_evaluation', 'in_order', 'over_guidance', 'judge_inside', 'arranged', 'evaluate']
+           'judge_latents', 'routes_of', 'refused_of', 'strengths_of', 'check_asked', 'check_rows', 'check_evaluation',
+           'in_order', 'over_guidance', 'judge_inside', 'arranged', 'evaluate']
 
 # %% ../../nbs/evaluation/07_report.ipynb #7dd3e425
 import json
@@ -208,17 +208,11 @@ def routes_of(model, bench: Benchmark, wanted: Iterable[Sequence[str]] | None) -
     return routes
 
 # %% ../../nbs/evaluation/07_report.ipynb #9bbf722e
-def supported_of(
-    model,
-    bench: Benchmark,
-    wanted: Iterable[Sequence[str]] | None,
-) -> tuple[list[tuple[str, ...]], dict[tuple[str, ...], str]]:
-    "The routes of `routes_of` that the model can draw, and {route: why not} of the rest; InputError if none is left."
-    routes = routes_of(model, bench, wanted)
+def refused_of(model, routes: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    "{route: why} of those that the model cannot draw; InputError if no other is left."
     refused = {g: why for g in routes if (why := model.unsupported(g))}
-    supported = [g for g in routes if g not in refused]
-    if not supported: raise InputError(f"no route is left: {next(iter(refused.values()))}")
-    return supported, refused
+    if len(refused) == len(routes): raise InputError(f"no route is left: {next(iter(refused.values()))}")
+    return refused
 
 
 def strengths_of(guidance: float | Sequence[float], said: str = "guidance") -> tuple[list[float], bool]:
@@ -336,7 +330,8 @@ def evaluate(
     check_asked({"rows": rows, "steps": steps, "seed": seed, "per_class": per_class, "probe_steps": probe_steps})
     precision_in_force(precision, model.device)
     routes = routes_of(model, bench, routes)
-    supported, refused = supported_of(model, bench, routes)
+    refused = refused_of(model, routes)
+    supported = [g for g in routes if g not in refused]
     strengths, several = strengths_of(guidance)
     known, seen = as_read(bench, judge)
     left_out = wanting(bench, known, seen, judge, routes, refused)

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.spec import Benchmark
-from ..evaluation.report import few, strengths_of, supported_of
+from ..evaluation.report import few, refused_of, routes_of, strengths_of
 from ..models.base import LatentModel
 from .execute import RESULT_BYTES
 from .run import Run, bench_of
@@ -64,7 +64,9 @@ def untrained(run: Run, bench: Benchmark) -> LatentModel:
 def judging_seconds(model: LatentModel, bench: Benchmark, asked: Mapping) -> float:
     "About, for the arguments of `evaluate`: one draw of latents, and one step of a decoder of pictures, are timed."
     enough = not few(bench, bench.test)
-    routes = [route for route in supported_of(model, bench, asked["routes"])[0] if enough or not route]
+    routes = routes_of(model, bench, asked["routes"])
+    refused = refused_of(model, routes)
+    routes = [route for route in routes if route not in refused and (enough or not route)]
     if not routes: return 0.0
     test = bench.complete(bench.test) if enough else bench.test
     rows = min(asked["rows"], len(test))

@@ -19,7 +19,7 @@ import xarray as xr
 
 from .. import __version__
 from ..evaluation.alignment import towers_for
-from ..evaluation.report import check_rows, evaluate, supported_of
+from ..evaluation.report import check_rows, evaluate, refused_of, routes_of
 from ..evaluation.verifier import judge_for
 from .run import Run, bench_of, code_of, rows_of
 from .store import find, read_result, write_result
@@ -107,7 +107,9 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     versions = versions_of()                                         # before the work
     bench = bench_of(run.bench)
     check_rows(bench)
-    with torch.random.fork_rng(): supported_of(run.build(bench.specs), bench, run.evaluation.get("routes"))
+    if "routes" in run.evaluation:
+        with torch.random.fork_rng(): model = run.build(bench.specs)
+        refused_of(model, routes_of(model, bench, run.evaluation["routes"]))
     judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
     model, curves = trained(run, folder, device, progress)
