@@ -13,14 +13,13 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from .tables import headline
+from .tables import LEVEL, headline
 
 # %% ../../nbs/experiments/05_replication.ipynb #e56bd8d8
 def further_seeds(
     recorded: xr.DataArray,      # [seed], of the records
     seeds: int,                  # m, how many further seeds
     trials: float = math.nan,    # rows behind a fraction
-    level: float = 0.95,
 ) -> tuple[float, float]:
     "Between what bounds the mean of `seeds` further seeds lies. NaN for fewer than two recorded seeds."
     recorded = recorded.dropna("seed")
@@ -30,11 +29,11 @@ def further_seeds(
     if not math.isnan(trials):
         share = (mean * n * trials + 1) / (n * trials + 2)
         spread = max(spread, math.sqrt(share * (1 - share) / trials))
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * spread * math.sqrt(1 / n + 1 / seeds)
+    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * spread * math.sqrt(1 / n + 1 / seeds)
     return mean - half, mean + half
 
 # %% ../../nbs/experiments/05_replication.ipynb #6375c2ee
-def replication(own: xr.Dataset, records: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
+def replication(own: xr.Dataset, records: xr.Dataset) -> pd.DataFrame:
     """Every metric of every cell that both hold: where the records say further seeds lie, and whether ours do.
 
     Columns: cell, criterion, metric, own, seeds, recorded, low, high, records (seeds on record), inside."""
@@ -44,7 +43,7 @@ def replication(own: xr.Dataset, records: xr.Dataset, level: float = 0.95) -> pd
     for cell, metric in product(cells, metrics):
         mine, theirs = (h["value"].sel(cell=cell, metric=metric).dropna("seed") for h in (here, there))
         if not mine.size or theirs.size < 2: continue
-        low, high = further_seeds(theirs, mine.size, float(there.trials.sel(metric=metric)), level)
+        low, high = further_seeds(theirs, mine.size, float(there.trials.sel(metric=metric)))
         value = float(mine.mean())
         rows.append({
             "cell": cell, "criterion": here.criterion.sel(metric=metric).item(), "metric": metric,

@@ -186,19 +186,19 @@ def cells(results: Results) -> pd.DataFrame:
     return told.set_axis(list(map(str, results.ds.cell.values)))
 
 # %% ../../nbs/experiments/07_results.ipynb #34d645f5
-def mean_and_half(values: xr.DataArray, trials: float, level: float = 0.95) -> tuple[float, float, int]:
+def mean_and_half(values: xr.DataArray, trials: float) -> tuple[float, float, int]:
     """Mean of values [seed], half of its interval, and how many seeds there are.
 
     Over three seeds or more the interval is of them. Below, of a fraction of `trials` rows, it is of these rows;
     of other figures it is NaN."""
     values = values.dropna("seed")
-    if values.size >= 3: half = over_seeds(values, level)
-    elif values.size: half = within_run([values], trials, level)
+    if values.size >= 3: half = over_seeds(values)
+    elif values.size: half = within_run([values], trials)
     else: half = math.nan
     return float(values.mean()), half, values.size
 
 
-def intervals(ds: xr.Dataset, metrics: Sequence[str] | None = None, level: float = 0.95) -> pd.DataFrame:
+def intervals(ds: xr.Dataset, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """A line a metric and cell: mean, `half` its interval, `n` seeds; unit, and what chance and real rows reach.
 
     ValueError for an unknown metric."""
@@ -206,23 +206,23 @@ def intervals(ds: xr.Dataset, metrics: Sequence[str] | None = None, level: float
     rows = []
     for metric, cell in product(map(str, h.metric.values), map(str, h.cell.values)):
         one = h.sel(metric=metric)
-        mean, half, n = mean_and_half(one["value"].sel(cell=cell), float(one.trials), level)
+        mean, half, n = mean_and_half(one["value"].sel(cell=cell), float(one.trials))
         rows.append({"metric": metric, "unit": one.unit.item(), "cell": cell, "mean": mean, "half": half, "n": n,
                      "chance": float(one["chance"]), "real rows": float(one["real"])})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/experiments/07_results.ipynb #dc9ab3c9
-def shown(mean: float, half: float, between: str = " ± ") -> str:
+def shown(mean: float, half: float) -> str:
     "A mean with half its interval, as many digits as the interval leaves meaning to, three at most."
     if math.isnan(mean): return ""
     digits = 3 if math.isnan(half) or half <= 0 else min(3, max(0, 1 - math.floor(math.log10(half))))
-    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f"{between}{half:.{digits}f}")
+    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
-def paper_table(ds: xr.Dataset, metrics: Sequence[str] | None = None, between: str = " ± ") -> pd.DataFrame:
+def paper_table(ds: xr.Dataset, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     "Metrics by cells as text, mean ± half a 95% interval; real rows and chance beside; the last row has n, the seeds."
     found = intervals(ds, metrics)
-    found["shown"] = [shown(mean, half, between) for mean, half in zip(found["mean"], found.half)]
+    found["shown"] = [shown(mean, half) for mean, half in zip(found["mean"], found.half)]
     frame = found.pivot(index="metric", columns="cell", values="shown")
     order = found.drop_duplicates("metric").set_index("metric")
     frame = frame.loc[order.index, list(dict.fromkeys(found.cell))]
@@ -312,7 +312,6 @@ def difference(
     ours: Results,
     theirs: Results,
     metrics: Sequence[str] | None = None,     # names of figures, by default all that both hold
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Ours minus theirs, of every cell and metric that both hold: what `tables.compare` finds, seed by seed.
 
@@ -326,7 +325,7 @@ def difference(
     for cell, metric in product(shared, [name for name in map(str, one.metric.values) if name in other.metric.values]):
         trials = float(np.min([float(h.trials.sel(metric=metric)) for h in (one, other)]))     # NaN if either is
         values = [h["value"].sel(cell=cell, metric=metric) for h in (one, other)]
-        found = compare(*values, trials, level)
+        found = compare(*values, trials)
         if found: rows.append({"cell": cell, "metric": metric, **found})
     if not rows:
         told = f"{ours.name} and {theirs.name} share no seed, or no figure, of {', '.join(shared)}"
