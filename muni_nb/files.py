@@ -238,6 +238,7 @@ def as_values(value: Any, whose: str) -> Any:
 
 
 def value_digest(values: Mapping) -> str:
+    "A checksum of JSON values, whatever the order of their names, as sixteen digits."
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

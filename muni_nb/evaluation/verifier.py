@@ -21,7 +21,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ..data.spec import KINDS, Benchmark, Rows, Spec
-from ..files import alone, ready_to_write
+from ..files import alone, ready_to_write, value_digest
 from ..gate import (
     InputError, InputTypeError, brief, held_arguments, nearest, number, place, several_of, typed, whole)
 from ..nets.precision import autocast
@@ -262,7 +262,7 @@ def cached(folder: str | Path | None, who: dict, train: Callable[[], dict[str, T
     From the package or from `folder` if it is there, else what `train` returns. What was trained is written
     to `folder` under a hash of `who` (None: not written)."""
     if folder is not None: folder = place(folder)
-    name = f"{hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
+    name = f"{value_digest(who)[:12]}.safetensors"
     if (SHIPPED / name).exists(): return read_judge(SHIPPED / name, who)
     if folder is None: return train()
     path = folder / name

@@ -9,7 +9,6 @@ __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'DEFAU
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import ast
-import hashlib
 import importlib
 import inspect
 import json
@@ -32,6 +31,7 @@ from ..evaluation.alignment import train_towers
 from ..evaluation.report import check_asked, evaluate
 from ..evaluation.verifier import train_verifier
 from ..features.scenes import scene_features
+from ..files import value_digest
 from ..gate import InputError, InputTypeError, as_annotated, brief, check_fields, json_of, nearest, whole
 from ..models.base import LatentModel, revived
 from ..models.classical.helvae import HELVAE
@@ -214,7 +214,8 @@ def outline(node: object) -> object:
 
 def digest(identity: Mapping) -> str:
     "The start of a hash: what names an identity in file names and records."
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return value_digest(identity)[:8]
+
 
 def _changed(value) -> dict:
     """The fields of a dataclass that differ from their defaults.
