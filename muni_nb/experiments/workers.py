@@ -24,7 +24,7 @@ from .cluster import WorkerDied
 from .execute import execute
 from .run import Run
 from .store import find
-from ..gate import InputError, whole
+from ..gate import InputError
 from ..nets.precision import processors
 from ..training.progress import send_progress
 
@@ -47,14 +47,13 @@ def _start_worker(threads: int, parent: int, queue) -> None:
 def work(
     run: Run,
     folder: str | Path,
-    device: str = "cpu",
-    tell: Callable[..., None] | None = None,
-    name: str | None = None,                       # the run's digest, as the sweep has it
+    device: str,
+    tell: Callable[..., None] | None,
+    name: str,                                     # the run's digest, as the sweep has it
 ) -> Path:
     """`execute`, telling how far it is: `tell` or, in a worker, whoever made the pool.
 
     What another process finished since is taken as it is. InputError if the run has become another."""
-    name = name or run.digest
     if run.digest != name:
         raise InputError(f"the code of model {run.model!r} has changed since the process of the sweep read it: "
                          "start that process anew")
@@ -134,13 +133,12 @@ class Pool(ThreadPoolExecutor):
         for member in self.members: member.executor.shutdown()
 
 
-def pool_of(workers: int, threads: int | None = None) -> Pool:
-    "A pool of so many workers, by default with the threads that fall to each."
-    whole(workers, "workers", least=1)
+def pool_of(workers: int) -> Pool:
+    "A pool of so many workers, with the threads that fall to each."
     # threads that spin while they wait are slow on a busy core: a ridge regression of 0.6 ms took numpy's two 232 ms
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return Pool(workers, threads or threads_for(workers))
+    return Pool(workers, threads_for(workers))
 
 
 class InThisProcess(Executor):
