@@ -507,7 +507,7 @@ def test_features_that_are_not_finite(tmp_path, capsys):
 
 # data, clocks -------------------------------------------------------------------------------------------------------
 
-def test_data_that_is_not_finite(tmp_path):
+def test_data_that_is_not_finite():
     points = plane(rows=100, test_rows=20)
     points.train.values["ring"][17] = torch.nan
     refused("NaN in data", "training", lambda: fit(MUNI(points.specs, sizes=Sizes.tiny()), points, **QUICK),

@@ -768,7 +768,7 @@ def judged(model, bench=BENCH, judge=None, **options):
 
 
 @each_model
-def test_evaluation(name, capsys):
+def test_evaluation(name):
     model, kind = built(name), "evaluation"
     right(kind, lambda: judged(model, rows=np.int64(8), steps=torch.tensor(1), guidance=np.float32(1.5),
                                seed=np.int64(0)).equals(judged(model)))
@@ -801,7 +801,7 @@ def test_evaluation(name, capsys):
 
 @each_model
 @pytest.mark.filterwarnings("ignore")
-def test_few_rows_judged(name, capsys):
+def test_few_rows_judged(name):
     model, kind = built(name), "0, 1, 2 rows"
     for n in (1, 2, 3):
         few = replace(BENCH, test=BENCH.test.select(slice(n)))
