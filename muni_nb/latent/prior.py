@@ -67,7 +67,7 @@ WAVES = 32   # sines, and as many cosines, from which a network reads the time
 
 
 def waves(time: Tensor) -> Tensor:
-    "Sines and cosines [B, 2 WAVES] of times [B] in [0, 1], from half a turn to eight."
+    "Sines and cosines [B, 2 WAVES] of times [B] in [0, 1], from a quarter of a turn to four."
     angle = time[:, None] * (math.pi * 2.0 ** torch.linspace(-1, 3, WAVES, device=time.device))
     return torch.cat([angle.sin(), angle.cos()], 1)
 

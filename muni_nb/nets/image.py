@@ -36,7 +36,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, shape: Sequence[int], latent: int, widths: Sequence[int] = (32, 64, 96), pool: bool = False):
         super().__init__()
         channels, *sides = shape
-        halvings = min(sides).bit_length() - (3 if pool else 2)       # the shorter side -> 4 to 7, or 2 to 4
+        halvings = min(sides).bit_length() - (3 if pool else 2)       # the shorter side -> 4 to 8, or 2 to 4
         if halvings < 1:
             raise InputError(f"want sides from {8 if pool else 4} on, got shape {tuple(shape)}: pad or "
                              f"resize")

@@ -15,6 +15,8 @@ from functools import lru_cache
 
 import torch
 
+from ..gate import one_of
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 # %% ../../nbs/nets/09_precision.ipynb #2fdcf098
@@ -63,9 +65,8 @@ def precision_in_force(
 ) -> str:                                  # "float32" or "bfloat16"
     """What `precision` means on a device.
 
-    ValueError if it is none; a warning, once, where bfloat16 is forced but emulated."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    InputError if it is none; a warning, once, where bfloat16 is forced but emulated."""
+    one_of(precision, "precision", PRECISIONS)
     native = native_bfloat16(device)
     if precision == "auto": return "bfloat16" if native else "float32"
     if precision == "bfloat16" and not native: _warn_of_emulation()
