@@ -54,7 +54,7 @@ def test_texts_are_bounded_before_they_are_read(tmp_path):
 
 
 def test_what_unpacks_without_end_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist, "LARGEST", 1000)
+    monkeypatch.setattr(mnist, "UNPACKED_BYTES", 1000)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 99, 0, 0, 0, 99]) + bytes(9 * 99 * 99)))
     with pytest.raises(ValueError, match="1,001 bytes"): mnist.read_idx(path, 3)

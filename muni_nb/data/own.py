@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Columns', 'MAKERS', 'missing', 'gaps', 'unmasked', 'as_column', 'kind_of', 'Modality', 'brightest', 'picture',
            'label', 'moments', 'standardised', 'split', 'Words', 'caption', 'OnDisk', 'held', 'attributes_of',
-           'unknown', 'check_lengths', 'carried_by', 'check_carries', 'digest_of', 'divided', 'check_names',
+           'unknown', 'check_lengths', 'carried_by', 'check_carries', 'digest_of', 'divided', 'check_columns',
            'modalities', 'from_arrays', 'assembled']
 
 # %% ../../nbs/data/06_own.ipynb #092d1f8e
@@ -409,7 +409,7 @@ def divided(n: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]
     return np.sort(order[test:]), np.sort(order[:test])
 
 # %% ../../nbs/data/06_own.ipynb #da7544de
-def check_names(columns: Mapping, kinds: Mapping[str, str], *others: Mapping | None) -> None:
+def check_columns(columns: Mapping, kinds: Mapping[str, str], *others: Mapping | None) -> None:
     "ValueError for a name that cannot be one, for a word about a column that is none, or an unknown kind."
     if not len(columns): raise InputError("there is no column: want {name: values}")
     for name in columns:
@@ -472,7 +472,7 @@ def from_arrays(
     whole(least_count, "least_count", least=1)
     whole(max_length, "max_length", least=3)
     kinds = dict(kinds or {})
-    check_names(columns, kinds, available, reads)
+    check_columns(columns, kinds, available, reads)
     table = {k: as_column(k, given) for k, given in columns.items()}
     check_lengths({k: len(values) for k, (values, _) in table.items()})
     n = len(next(iter(table.values()))[0])

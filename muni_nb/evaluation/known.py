@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..data.digits import ATTRIBUTES, VIEWS, uniforms
 from ..data.spec import Benchmark, Rows, Spec, Truth
 from ..latent.gaussian import Posterior
-from ..models.base import Given, LatentModel, draws_of
+from ..models.base import Encoded, LatentModel, draws_of
 
 # %% ../../nbs/evaluation/00_known.ipynb #ccf2649e
 def picture(digit: Tensor, quadrant: Tensor, crop: Tensor, size: int) -> Tensor:
@@ -110,9 +110,9 @@ class KnownModel(LatentModel):
     def __repr__(self) -> str:
         return f"KnownModel(says={self.says}, private={self.private}, joint={self.joint}, noise={self.noise})"
 
-    def encoded(self, values: Mapping[str, Tensor]) -> Given:
+    def encoded(self, values: Mapping[str, Tensor]) -> Encoded:
         "Prepared values, see `LatentModel.encoded`."
-        return Given({k: self.specs[k].prepare(x, sure=True) for k, x in values.items()})
+        return Encoded({k: self.specs[k].prepare(x, sure=True) for k, x in values.items()})
 
     def _codes(self, shown: Mapping[str, Tensor], rows: int, joint: bool) -> tuple[Tensor, int]:
         "Means [B, C, 14] of the attribute blocks given what is `shown`, one component for each possible code; and C."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'Judge', 'SHIPPED', 'Verifier', 'Exact', 'carried', 'exact_readers', 'augment', 'check_training',
-           'train_verifier', 'unreadable', 'unlearnable', 'unread', 'verifier_error', 'learns_from', 'checksum',
+           'train_verifier', 'no_trunk', 'unlearnable', 'unread', 'verifier_error', 'learns_from', 'checksum',
            'write_judge', 'read_judge', 'cached', 'judge_for', 'check_judge']
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #cb7f19f0
@@ -158,7 +158,7 @@ def train_verifier(
     return verifier.eval()
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #14d10918
-def unreadable(spec: Spec) -> str:
+def no_trunk(spec: Spec) -> str:
     "Why no verifier reads a modality; empty if one does."
     try:
         with torch.random.fork_rng(): KINDS[spec.kind].trunk(spec, 1, 1)
@@ -169,7 +169,7 @@ def unreadable(spec: Spec) -> str:
 def unlearnable(bench: Benchmark, name: str) -> str:
     "Why no verifier can learn to read a modality; empty if one can."
     if not bench.carries[name]: return f"{name}: it carries no attribute"
-    if why := unreadable(bench.specs[name]): return why
+    if why := no_trunk(bench.specs[name]): return why
     there = bench.train.available[bench.observed(bench.train, [name], bench.carries[name])]
     return "" if len(there) else f"{name}: no train row has it with {', '.join(bench.carries[name])}"
 
@@ -180,7 +180,7 @@ def unread(bench: Benchmark, name: str, rows: int = 1000, width: int = 48) -> Ve
 
     It reads nothing, but has features if its kind has."""
     spec = bench.specs[name]
-    if unreadable(spec): return Exact(lambda x: {})
+    if no_trunk(spec): return Exact(lambda x: {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         verifier = Verifier(spec, {}, width)
