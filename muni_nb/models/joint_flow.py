@@ -97,8 +97,9 @@ def infer(
     """n draws of all that a row of `given` lacks, together, adjacent: [B * n, D].
 
     What it is given stands as it is. Rows may differ in what is `present`."""
+    n = draws_of(n)
     values, mask = self.prepare(given, present)
-    clean = self.flat(values, mask).repeat_interleave(draws_of(n), 0)
+    clean = self.flat(values, mask).repeat_interleave(n, 0)
     mask = mask.repeat_interleave(n, 0)
     held = mask[:, self.owner]
 

@@ -281,7 +281,7 @@ def infer(
 @patch
 def prior_sample(self: MUNITE, n: int) -> Tensor:
     "n latents [n, D] given nothing."
-    return self.infer({}, draws_of(n))
+    return self.infer({}, n)
 
 # %% ../../nbs/models/06_munite.ipynb #9cec2853
 @patch

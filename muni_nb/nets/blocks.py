@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['zero_init', 'time_features', 'Activation', 'FiLM', 'ResBlock', 'TimedBlock', 'TimedMLP', 'WideBlock', 'GatedBlock',
-           'GatedMLP', 'SkipMLP', 'ExpertHead']
+           'GatedMLP', 'small_mlp', 'SkipMLP', 'ExpertHead']
 
 # %% ../../nbs/nets/00_blocks.ipynb #e6ae4460
 import math
@@ -140,15 +140,20 @@ class GatedMLP(nn.Module):
         return self.last(self.norm(h)).float()
 
 # %% ../../nbs/nets/00_blocks.ipynb #skip0002
+def small_mlp(inputs: int, outputs: int, width: int) -> nn.Sequential:
+    "[B, inputs] -> [B, outputs] through two layers of a `width`."
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU(),
+        nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, outputs))
+
+
 class SkipMLP(nn.Module):
     "A linear map from [B, inputs] to [B, outputs], and what an MLP adds to it; the MLP starts at zero."
     def __init__(self, inputs: int, outputs: int, width: int):
         super().__init__()
         self.line = nn.Linear(inputs, outputs)
-        self.bend = nn.Sequential(
-            nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU(),
-            nn.Linear(width, width), nn.LayerNorm(width), nn.SiLU(),
-            zero_init(nn.Linear(width, outputs)))
+        self.bend = small_mlp(inputs, outputs, width)
+        zero_init(self.bend[-1])
 
     def forward(self, x: Tensor) -> Tensor: return self.line(x) + self.bend(x)
 

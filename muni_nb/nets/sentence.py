@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from ..files import FileError
 from ..gate import InputError, InputTypeError
 from .kind import Kind, KindSizes
-from .text import BOS, EOS, PAD
+from .text import BOS, EOS, PAD, prefix_net
 from .vector import ENCODER, VECTOR, VectorEncoder
 
 TOKENS = 64   # of a sentence, at most (stated)
@@ -77,9 +77,7 @@ class SentenceDecoder(nn.Module):
         self.features = features
         self.vocabulary = lm.config.vocab_size
         width = lm.config.hidden_size
-        self.prefix = nn.Sequential(
-            nn.Linear(latent, width), nn.Tanh(), nn.Linear(width, prefix * width),
-            nn.Unflatten(1, (prefix, width)), nn.LayerNorm(width))
+        self.prefix = prefix_net(latent, width, prefix)
         ends = lm.config.eos_token_id
         self.ends = ends if isinstance(ends, list) else [ends]
         barred = torch.arange(self.vocabulary) >= classes          # what is never written
