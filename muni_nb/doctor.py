@@ -49,8 +49,9 @@ def versions() -> dict[str, str | None]:
 USUAL_SPEED = 30.0   # GFLOP/s of one plain core with AVX2 in float32, the slower of those that README speaks of
 
 
-def speed(dtype: torch.dtype, size: int = 512) -> float:
+def speed(dtype: torch.dtype) -> float:
     "GFLOP/s of a product of two matrices on the CPU, with the threads of this process."
+    size = 512
     return 2 * size**3 / seconds_of_product(dtype, size) / 1e9
 
 
@@ -70,10 +71,11 @@ def cards() -> list[dict]:
             for i, part in enumerate(parts)]
 
 # %% ../nbs/03_doctor.ipynb #488a42a7
-def folder_state(folder: str | Path, probe: int = 2**22) -> dict:
+def folder_state(folder: str | Path) -> dict:
     """Whether a folder, which need not be there, takes files; how fast, in bytes a second; and what is free, in bytes.
 
-    `probe`: bytes that are written for it. What is written or made is gone afterwards."""
+    What is written or made for it is gone afterwards."""
+    probe = bytes(2**22)
     folder = Path(folder).expanduser().absolute()
     there = next(each for each in (folder, *folder.parents) if each.exists())
     found = {"folder": str(folder), "writable": False, "why": ""}
@@ -81,9 +83,9 @@ def folder_state(folder: str | Path, probe: int = 2**22) -> dict:
         with tempfile.TemporaryDirectory(prefix=".muni_nb-", dir=there) as scratch:
             free = psutil.disk_usage(scratch).free
             began = time.perf_counter()
-            write_whole(ready_to_write(scratch) / "probe", bytes(probe))
+            write_whole(ready_to_write(scratch) / "probe", probe)
             taken = time.perf_counter() - began
-            return found | {"writable": True, "free": free, "bytes_a_second": probe / taken}
+            return found | {"writable": True, "free": free, "bytes_a_second": len(probe) / taken}
     except (OSError, InputError) as error: return found | {"why": getattr(error, "strerror", "") or str(error)}
 
 # %% ../nbs/03_doctor.ipynb #3ea5c5fb

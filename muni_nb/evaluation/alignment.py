@@ -145,13 +145,13 @@ def features(self: Towers, score: str, kind: str, x: Tensor) -> Tensor:
 
 @patch
 @torch.no_grad()
-def embed(self: Towers, score: str, kind: str, values: Tensor, chunk: int = 500) -> Tensor:
+def embed(self: Towers, score: str, kind: str, values: Tensor) -> Tensor:
     """Unit vectors [N, 64] of values [N, ...] of a kind, as rows hold or models draw them.
 
     On the CPU; the same whatever surrounds it."""
     x = self.specs[kind].prepare(values.cpu(), sure=True)
     with torch.autocast("cpu", enabled=False):
-        return torch.cat([self.features(score, kind, part) for part in x.split(chunk)])
+        return torch.cat([self.features(score, kind, part) for part in x.split(500)])
 
 # %% ../../nbs/evaluation/06_alignment.ipynb #67ac1e7f
 def train_pair(
@@ -162,8 +162,8 @@ def train_pair(
     batch_size: int,
     lr: float,
     seed: int,
-    precision: str = "auto",
-    progress: bool = True,
+    precision: str,
+    progress: bool,
 ) -> None:
     "Train the networks of one score on its two kinds, and freeze them."
     net = towers.nets[score].train().requires_grad_(True)

@@ -102,16 +102,16 @@ def copy_share(drawn: Tensor, seen: Tensor, unseen: Tensor) -> float:
     return (distance_to_nearest(drawn, unseen) - distance_to_nearest(drawn, seen)).sign().mean().item()
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #a0fb2211
-def features_of(verifier: Verifier, spec: Spec, values: Tensor, chunk: int = AT_ONCE) -> Tensor:
+def features_of(verifier: Verifier, spec: Spec, values: Tensor) -> Tensor:
     "Verifier features float32 [N, F] of values [N, ...] of a modality, on the CPU."
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        return torch.cat([verifier.features(spec.prepare(part, sure=True)) for part in values.split(chunk)])
+        return torch.cat([verifier.features(spec.prepare(part, sure=True)) for part in values.split(AT_ONCE)])
 
 
-def some_of(bench: Benchmark, name: str, n: int, seed: int = 0) -> Tensor:
+def some_of(bench: Benchmark, name: str, n: int) -> Tensor:
     "`n` values of a view from train rows at random in which it is observed, or all if there are fewer."
     number = torch.arange(len(bench.train))[bench.observed(bench.train, [name])]
-    order = torch.randperm(len(number), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(number), generator=torch.Generator().manual_seed(0))
     return bench.train.values[name][number[order[:n]]]
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #6b324fa6

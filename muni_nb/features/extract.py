@@ -106,11 +106,11 @@ def share_of(share: str) -> tuple[int, int]:
     raise InputError(f"share must be such as \"2/4\", the second of four, got {share!r}")
 
 
-def check_files(corpus: Corpus, looked_at: int = 100) -> None:
+def check_files(corpus: Corpus) -> None:
     "InputError if of the first hundred pictures, or sounds, none is there."
     for k in corpus.modalities:
         if k == "text": continue
-        named = [getattr(item, k) for item in corpus.items if getattr(item, k)][:looked_at]
+        named = [getattr(item, k) for item in corpus.items if getattr(item, k)][:100]
         if not named or any((corpus.folder / file).exists() for file in named): continue
         raise InputError(f"{corpus.name}/{corpus.split}: none of the first {len(named)} files of {k} is there, such as "
                          f"{corpus.folder / named[0]}: name the folder that they are in")

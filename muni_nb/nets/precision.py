@@ -39,12 +39,11 @@ def processors() -> int:
 def seconds_of_product(
     dtype: torch.dtype,
     size: int = 256,      # of the square matrices
-    repeats: int = 5,
 ) -> float:
-    "Seconds that a product of two matrices takes on the CPU: the least of some."
+    "Seconds that a product of two matrices takes on the CPU: the least of five."
     a = torch.ones(size, size, dtype=dtype)
     taken = []
-    for _ in range(repeats):
+    for _ in range(5):
         began = time.perf_counter()
         a @ a
         taken.append(time.perf_counter() - began)

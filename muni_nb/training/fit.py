@@ -160,14 +160,14 @@ class NonFiniteLoss(RuntimeError):
     "A loss or its gradient was NaN or infinite; nothing was updated by it."
 
 
-def unusual(bench: Benchmark, recipe: Recipe, step: int, largest: float = 100.0) -> str:
+def unusual(bench: Benchmark, recipe: Recipe, step: int) -> str:
     "What is unusual in the rows of a step, values being of about unit size; empty if nothing is."
     numbers = numbers_at(bench.train, step, recipe.batch_size, recipe.seed, recipe.by_pattern)
     rows = bench.train.select(numbers)
     for spec, there in zip(bench.specs.values(), rows.available.unbind(1)):
         if KINDS[spec.kind].discrete or not there.any(): continue
         size = spec.prepare(rows.values[spec.name], there, sure=True).abs().flatten(1).amax(1)
-        if size.max() > largest:
+        if size.max() > 100:
             row = numbers[size.argmax()]
             return (f"{spec.name} of train row {row} reaches {size.max():.3g}, where about 1 is usual: "
                     "standardise it, or leave the row out")
