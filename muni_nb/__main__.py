@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -36,7 +35,7 @@ from .experiments.store import find, gather
 from .experiments.study import repository_root
 from .experiments.cost import spoken
 from .experiments.sweep import sweep
-from .experiments.tables import markdown, table
+from .experiments.tables import by_guidance, markdown, table
 from muni_nb.experiments.told import (
     PRESETS, as_yaml, dotted, help_on_runs, merged, preset_values, read_config, run_told, runs_told, value_of,
     values_of)
@@ -134,8 +133,7 @@ def run_evaluate(told: argparse.Namespace) -> Answer:
 
 def tables_of(ds: xr.Dataset) -> Answer:
     "The figures of a gathered dataset by guidance and cell, nothing where a number is missing."
-    guidances = np.atleast_1d(ds.guidance.values).tolist()
-    frames = {g: table(ds.sel(guidance=g) if "guidance" in ds.dims else ds) for g in guidances}
+    frames = {g: table(each) for g, each in by_guidance(ds).items()}
     shown = {g: frame.to_string(na_rep="", float_format="{:.3f}".format) for g, frame in frames.items()}
     words = "\n".join(f"guidance {g:g}\n{lines}" for g, lines in shown.items())
     return {f"{g:g}": json.loads(frame.to_json()) for g, frame in frames.items()}, words
@@ -272,7 +270,7 @@ def records_of(frame: pd.DataFrame) -> list[dict]:
 
 # %% ../nbs/02_main.ipynb #17d40f07
 def reported(
-    results: Results, told: argparse.Namespace, theirs: Results | None = None,
+    results: Results, told: argparse.Namespace, theirs: Results | None,
 ) -> tuple[list[dict], pd.DataFrame]:
     "What is asked of some results: as plain values, and as a table; `theirs` is what they are held against."
     if told.cells:

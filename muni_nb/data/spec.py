@@ -368,6 +368,15 @@ class Benchmark:
         return self.truth and self.truth.lessons
 
     @property
+    def heard(self) -> dict[str, Callable[[Tensor], tuple[Tensor, int]]]:
+        "`hear` of its own sounds, and of those that renderers make of features."
+        return {**self.hear, **(self.source.hear if self.source else {})}
+
+    def told_by(self, given: Iterable[str]) -> list[str]:
+        "The attributes that any of the modalities `given` carries."
+        return [a for a in self.attributes if any(a in self.carries[k] for k in given)]
+
+    @property
     def cells(self) -> int:
         "Combinations of attribute values, whether they occur or not."
         return math.prod(self.attributes.values())

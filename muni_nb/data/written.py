@@ -51,11 +51,10 @@ def npz(values: Mapping[str, Tensor]) -> bytes:
 # %% ../../nbs/data/07_written.ipynb #48d56b0c
 def files_of(name: str, values: Tensor, spec: Spec, bench: Benchmark) -> dict[str, bytes]:
     "The files that values [N, ...] of one modality become, by name; none for what are numbers only."
-    hear = bench.hear | (bench.source.hear if bench.source else {})
     lines = lines_of(values, spec, bench)
     if lines is not None: return {f"{name}.txt": "".join(f"{line}\n" for line in lines).encode()}
-    if spec.kind == "audio" and name in hear:
-        waves, rate = hear[name](values)
+    if spec.kind == "audio" and name in bench.heard:
+        waves, rate = bench.heard[name](values)
         return {f"{name}-{i:04}.wav": wav(wave, rate) for i, wave in enumerate(waves)}
     if spec.kind in ("image", "audio"):
         return {f"{name}-{i:04}.png": png(picture) for i, picture in enumerate(KINDS[spec.kind].picture(values))}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..data.spec import Benchmark, Rows
 from .declare import (
     Figure, alike, attributes_of, drawn_from, labels_of, route, routes, view_by_view, views_of, with_both)
-from .coherence import given_sets, joint_label, route_name
+from .coherence import all_but_one, given_sets, joint_label, route_name
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #e362836e
 class Probes(nn.Module):
@@ -47,21 +47,19 @@ def fit_probes(
     label: Tensor,          # [N]
     classes: int,
     steps: int = 400,
-    batch: int = 500,
-    lr: float = 0.02,       # at first; it falls to zero
 ) -> Probes:
-    """Probes of labels trained on latents, by AdamW.
+    """Probes of labels trained on latents, 500 rows a step, by AdamW at a rate that falls from 0.02 to zero.
 
     Of eight checks on the last eighth of the rows the best is kept."""
     with torch.autocast(z.device.type, enabled=False):
         probes = Probes(z, classes).to(z.device)
         split = z.shape[1] - z.shape[1] // 8
-        optimiser = torch.optim.AdamW(probes.parameters(), lr, weight_decay=0.1)
+        optimiser = torch.optim.AdamW(probes.parameters(), 0.02, weight_decay=0.1)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         kept = [p.detach().clone() for p in probes.parameters()]
         least = torch.full((len(z),), math.log(classes), dtype=torch.float64, device=z.device)
         for step in range(steps):
-            rows = torch.randint(split, (batch,), device=z.device)
+            rows = torch.randint(split, (500,), device=z.device)
             true = label[rows].expand(len(z), -1)[..., None]
             loss = -probes(z[:, rows]).gather(2, true).mean((1, 2)).sum()
             optimiser.zero_grad()
@@ -89,7 +87,7 @@ def left_open(bench: Benchmark, given: Sequence[str]) -> dict[str, float]:
     """Nats: the entropy of each attribute, and of all ("both"), given what the modalities `given` carry.
 
     Measured where there is no truth; NaN where no train row knows all that it takes."""
-    known = [a for a in bench.attributes if any(a in bench.carries[k] for k in given)]
+    known = bench.told_by(given)
 
     def beyond(attributes: Sequence[str]) -> float:
         rest = [a for a in attributes if a not in known]
@@ -112,7 +110,7 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
     z = model.infer({k: rows.values[k] for k in labels}) if labels else None
     for name in model.guided:
         tellers = labels or [k for k in bench.specs if k != name]
-        carried = [a for a in bench.carries[name] if any(a in bench.carries[k] for k in tellers)]
+        carried = [a for a in bench.carries[name] if a in bench.told_by(tellers)]
         told = bench.entropy(carried) if carried else 0.0
         if not told > 0: continue                     # NaN where no train row knows them together
         if not labels: z = model.infer({k: rows.values[k] for k in tellers})
@@ -164,7 +162,6 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
     for ambiguity. Of a model with private latents probes read what its posterior speaks of, `model.shared`
     columns; its label decoders read all."""
     sets = given_sets(bench)
-    names = list(bench.specs)
     train = bench.complete(bench.train, rows)
     test = bench.complete(bench.test)
     heads = {**bench.attributes, "both": bench.cells}
@@ -174,7 +171,7 @@ def predictivity(model, bench: Benchmark, rows: int = 8000, draws: int = 2000, s
     whole = latents(model, test, sets)
     target = true_values(bench, train, model.device, times)
     label = true_values(bench, test, model.device)
-    but_one = [sets.index(tuple(k for k in names if k != name)) for name in names]
+    but_one = [sets.index(given) for given in all_but_one(bench)]
 
     laws = torch.zeros(2, len(sets), dtype=torch.float64)     # of the sets that each of the two probes sees
     laws[0, but_one] = 1.0

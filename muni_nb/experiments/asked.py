@@ -28,6 +28,7 @@ from ..data.folder import read_samples
 from ..data.scenes import LEXICON, RATE, SAMPLES
 from ..data.spec import Benchmark, rendered
 from ..data.written import lines_of, png, wav
+from ..evaluation.coherence import all_agree
 from ..evaluation.verifier import Judge
 from ..features.encoders import Undecodable, decoded
 from ..files import spoken_bytes
@@ -112,12 +113,11 @@ def sound_html(wave: Tensor, rate: int, told: str) -> str:
 def in_html(name: str, values: Tensor, spec: Spec, bench: Benchmark, whose: str = "") -> list[str]:
     "Values [N, ...] to see, hear or read, an element each; `spec`: as they are shown."
     if name in bench.labels: return [f"<span>{escape(named(bench, name, int(each)))}</span>" for each in values]
-    hear = bench.hear | (bench.source.hear if bench.source else {})
     said = [f"{name} {i + 1} {whose}".strip() for i in range(len(values))]
     lines = lines_of(values, spec, bench)
     if lines is not None: return [f"<span>{escape(line)}</span>" for line in lines]
-    if spec.kind == "audio" and name in hear:
-        waves, rate = hear[name](values)
+    if spec.kind == "audio" and name in bench.heard:
+        waves, rate = bench.heard[name](values)
         return [sound_html(wave, rate, told) for told, wave in zip(said, waves)]
     pictures = KINDS[spec.kind].picture(values)
     style = "width:72px;image-rendering:pixelated"
@@ -229,9 +229,8 @@ def agreement(read: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     attributes = dict.fromkeys(a for values in read.values() for a in values)
     agree = {}
     for a in attributes:
-        values = [shown[a] for shown in read.values() if a in shown]
-        if len(values) < 2: continue
-        agree[a] = torch.stack([(v == values[0]) & (v >= 0) for v in values]).all(0)
+        values = {k: shown[a] for k, shown in read.items() if a in shown}
+        if len(values) > 1: agree[a] = all_agree(values)
     return agree
 
 
@@ -300,9 +299,9 @@ def map_svg(
     attribute: str,
     chosen: int | None = None,
     attributes: str = "",     # of the svg element, such as a handler
-    size: int = 420,
 ) -> str:
     "The map as SVG."
+    size = 420
     colours = sns.color_palette("colorblind", 10).as_hex()
     points = (20 + (size - 40) * place.xy).tolist()
     marks = [f'<text data-row="{i}" x="{x:.0f}" y="{y:.0f}" fill="{colours[v % 10]}" {OUTLINE}>{v}</text>'

@@ -13,7 +13,6 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from ..data.spec import Benchmark, Rows, show_rows, with_labels
 from ..evaluation.verifier import Judge, judge_for
 from .run import OURS, Run, arguments_of, bench_of, benchmark_of
 from .store import find, gather
-from .tables import headline
+from .tables import by_guidance, headline
 from .told import as_yaml, read_config, run_told, values_of
 from ..features.cache import Standard
 from ..features.scenes import standardised_scenes
@@ -124,9 +123,9 @@ MODEL_BYTES = 8_000_000   # bytes of a model that comes with the package
 def figures_of(run: Run, *places: str | Path) -> dict[str, dict[str, float]]:
     "The figures of a run's result, {guidance: {figure: value}}; empty if none of the `places` has it."
     if not find(run, *places): return {}
-    ds, found = gather([run], *places), {}
-    for guidance in np.atleast_1d(ds.guidance.values).tolist():
-        one = headline(ds.sel(guidance=guidance) if "guidance" in ds.dims else ds)["value"].squeeze(("cell", "seed"))
+    found = {}
+    for guidance, ds in by_guidance(gather([run], *places)).items():
+        one = headline(ds)["value"].squeeze(("cell", "seed"))
         found[f"{guidance:g}"] = one.dropna("metric").to_series().to_dict()
     return found
 

@@ -26,7 +26,7 @@ from .run import Run, in_file_names, run_of
 from .store import OF_ONE_RUN, files_in, files_of, kept_in, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .cost import Cost, kind_of, rehearse_cost
-from .tables import compare, headline, over_seeds, within_run
+from .tables import by_guidance, compare, headline, over_seeds, within_run
 from ..files import writing
 from ..gate import InputError, one_of, path_of
 from ..training.fit import flat
@@ -142,10 +142,8 @@ def at_each_guidance(
     name: str, ds: xr.Dataset, settings: Mapping[str, dict], read: Mapping[str, object] = {},
 ) -> list[Results]:
     "A gathered dataset as results, one for each guidance."
-    guidances = np.atleast_1d(ds.guidance.values).tolist()
-    at = {g: ds.sel(guidance=g) if "guidance" in ds.dims else ds for g in guidances}
     told = lambda g: read | {"evaluation.guidance": g} if read else read
-    return [Results(f"{name}, guidance {g:g}", each, settings, told(g)) for g, each in at.items()]
+    return [Results(f"{name}, guidance {g:g}", each, settings, told(g)) for g, each in by_guidance(ds).items()]
 
 
 def opened(place: str | Path) -> list[Results]:
