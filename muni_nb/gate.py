@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['LARGEST', 'InputError', 'InputTypeError', 'brief', 'near_names', 'nearest', 'one_of', 'several_of', 'scalar', 'plain',
            'in_range', 'whole', 'number', 'flag', 'as_annotated', 'listed', 'gone_through', 'check_fields', 'misfit',
-           'held_arguments', 'typed', 'tensor_of', 'mask_of', 'json_of', 'path_of', 'device_of', 'place']
+           'held_arguments', 'typed', 'tensor_of', 'mask_of', 'json_of', 'path_of', 'device_of', 'package', 'place']
 
 # %% ../nbs/00_gate.ipynb #d315669f
 import dataclasses
 import difflib
 import functools
+import importlib
 import inspect
 import operator
 import os
@@ -339,6 +340,15 @@ def device_of(device: Any) -> str:
         raise InputError(f"device {str(device)!r} cannot be used here ({why}): choose another, \"cpu\" is "
                          f"always there") from error
     return str(device)
+
+
+def package(name: str, what: str, install: str) -> types.ModuleType:
+    """The module `name` of an optional package.
+
+    InputError if it cannot be imported, that `what` is not installed, and what pip is to `install`."""
+    try: return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{what} is not installed here ({error}): pip install {install}") from error
 
 # %% ../nbs/00_gate.ipynb #39b66a25
 def place(folder: str | Path, name: str = "folder") -> Path:

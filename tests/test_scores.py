@@ -128,7 +128,7 @@ def packages(monkeypatch):
         "wav2clip": SimpleNamespace(get_model=lambda device: Stub(lambda x: x[:, :512])),
         "resampy": None}
     vggish = Stub(lambda x, rate: torch.full((len(x) * 100 // rate // 96, 128), float(len(x))))
-    monkeypatch.setattr(frozen_scorers, "package", lambda name, install: modules[name])
+    monkeypatch.setattr(frozen_scorers, "package", lambda name, what, install: modules[name])
     monkeypatch.setattr(frozen_scorers, "weights_of", lambda what, *files, fetch: list(files))
     monkeypatch.setattr(torch.hub, "load", lambda code, name, source: vggish)
 

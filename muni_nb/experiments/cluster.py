@@ -27,7 +27,7 @@ from fastcore.basics import patch
 from .execute import execute
 from .run import Run
 from ..files import CannotWrite, spoken_bytes, write_whole
-from ..gate import InputError, InputTypeError, device_of
+from ..gate import InputError, InputTypeError, device_of, package
 from ..nets.precision import precision_in_force
 from ..training.progress import send_progress
 
@@ -120,10 +120,7 @@ WORKERS = {       # dask's settings, less its MALLOC_TRIM_THRESHOLD_ and its pro
 
 def dask_distributed():
     "dask.distributed, which takes a second to import; InputError where it is not installed."
-    try: import distributed
-    except ModuleNotFoundError as error:
-        raise InputError(f"runs on a scheduler need dask ({error}): pip install 'muni_nb[cluster]'") from error
-    return distributed
+    return package("distributed", "dask, which runs on a scheduler need,", "'muni_nb[cluster]'")
 
 
 def settings_of_workers() -> AbstractContextManager:

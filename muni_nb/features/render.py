@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.spec import Benchmark, Rows
 from ..files import FileError, unreadable
-from ..gate import InputError, tensor_of
+from ..gate import InputError, package, tensor_of
 from ..models.base import revived
 from ..nets.build import KINDS, Sizes, Spec, decoder_for
 from ..training.checkpoint import read_state, write_state
@@ -122,9 +122,7 @@ def pipeline_of(name: str, kind: str, note: str, device: str = "cpu"):
     """A pipeline of diffusers, of class `kind`, from a folder or from what the hub's id `name` left on this machine.
 
     In half precision on a GPU. InputError if diffusers is missing, FileError with `note` if the model is."""
-    try: import diffusers
-    except ImportError as error:
-        raise InputError(f"{name} needs diffusers: pip install 'muni_nb[real]'") from error
+    diffusers = package("diffusers", f"diffusers, which {name} needs,", "'muni_nb[real]'")
     try: pipe = getattr(diffusers, kind).from_pretrained(name, local_files_only=True)
     except OSError as error:
         remedy = f"hf download {name} ({note}), or name the folder that holds it"

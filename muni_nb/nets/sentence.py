@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..files import FileError
-from ..gate import InputError, InputTypeError
+from ..gate import InputError, InputTypeError, package
 from .kind import Kind, KindSizes
 from .text import BOS, EOS, PAD, prefix_net
 from .vector import ENCODER, VECTOR, VectorEncoder
@@ -218,11 +218,10 @@ def weights_digest(model: nn.Module) -> Tensor:
 
 def with_lora(model: nn.Module, rank: int) -> nn.Module:
     "The same model frozen, in float32, LoRA's matrices of a `rank` beside those of its attention; these are trained."
-    try: from peft import LoraConfig, inject_adapter_in_model
-    except ModuleNotFoundError as error:
-        raise InputError("LoRA needs peft: pip install 'muni_nb[real]'") from error
+    peft = package("peft", "peft, which LoRA needs,", "'muni_nb[real]'")
     projections = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=projections), model.float())
+    adapter = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=projections)
+    return peft.inject_adapter_in_model(adapter, model.float())
 
 # %% ../../nbs/nets/07_sentence.ipynb #c6c0e7dc
 class AdaptedDecoder(SentenceDecoder):

@@ -9,10 +9,9 @@ __all__ = ['TRACKERS', 'Tracker', 'client', 'TensorBoard', 'WandB', 'MLflow', 't
 import json
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from ..gate import InputError, one_of
+from ..gate import InputError, one_of, package
 
 # %% ../../nbs/training/04_trackers.ipynb #622e9c73
 @runtime_checkable
@@ -31,9 +30,7 @@ class Tracker(Protocol):
 # %% ../../nbs/training/04_trackers.ipynb #7f7a72c9
 def client(module: str, what: str):
     "The module of a tracker's own package; InputError if it is not installed."
-    try: return import_module(module)
-    except ImportError as error:
-        raise InputError(f"{what} is not installed here ({error}): pip install 'muni_nb[trackers]'") from error
+    return package(module, what, "'muni_nb[trackers]'")
 
 # %% ../../nbs/training/04_trackers.ipynb #5671fe28
 class TensorBoard:

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, distributed, nn
 
-from ..gate import InputError
+from ..gate import InputError, package
 
 # %% ../../nbs/training/05_world.ipynb #a6da2937
 @dataclass(frozen=True)
@@ -96,8 +96,6 @@ def world_of(device: str = "cpu") -> tuple[World, str]:
 
     `device`: cpu, or cuda, of which each gets its own card."""
     if launched() == 1: return World(), device
-    try: from accelerate import PartialState
-    except ImportError as error:
-        raise InputError("training by several processes needs accelerate: pip install 'muni_nb[many]'") from error
-    state = PartialState(cpu=device == "cpu")
+    accelerate = package("accelerate", "accelerate, which training by several processes needs,", "'muni_nb[many]'")
+    state = accelerate.PartialState(cpu=device == "cpu")
     return World(state.process_index, state.num_processes), str(state.device)
