@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'recipe_of',
+           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'recipe_of', 'trainable',
            'checkpoint_of', 'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
@@ -259,6 +259,29 @@ def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     return replace(recipe or Recipe(), **changes)
 
 
+def trainable(model: nn.Module, bench: Benchmark, recipe: Recipe) -> Benchmark:
+    """The benchmark in the order of the model's modalities; InputError if the model cannot learn from it.
+
+    A warning where rows are never met."""
+    if not isinstance(bench, Benchmark):
+        raise InputTypeError(f"bench must be a Benchmark, got {brief(bench)}")
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model must be a torch module, got {brief(model)}")
+    if hasattr(model, "specs"): bench = bench.arranged(model.specs)
+    if hasattr(model, "check_weights"): model.check_weights()
+    if hasattr(model, "config"): model.config()     # must tell all, or it could not be saved
+    if hasattr(model, "check_rows"): model.check_rows(bench.train.available)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, "
+                         "as for a model that muni_nb.pretrained has read")
+    if recipe.by_pattern:
+        size = recipe.batch_size
+        unmet = sum(len(rows) for rows in bench.train.patterns if len(rows) < size)
+        told = f"{unmet:,} train rows are never met: their patterns fill no batch of {size}"
+        if unmet: warnings.warn(told, stacklevel=3)
+    return bench
+
+
 def checkpoint_of(path: Path, who: Mapping) -> tuple[dict[str, Tensor], dict]:
     "Tensors and note of the checkpoint at `path`, if it is of the run `who`; FileError otherwise."
     tensors, note = read_state(path)
@@ -326,22 +349,7 @@ def fit(
         raise InputTypeError(f"tracker must have the methods of training.trackers.Tracker, got {brief(tracker)}")
     world, device = world_of(device_of(device))
     world.share(recipe.parts)
-    if not isinstance(bench, Benchmark):
-        raise InputTypeError(f"bench must be a Benchmark, got {brief(bench)}")
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model must be a torch module, got {brief(model)}")
-    if hasattr(model, "specs"): bench = bench.arranged(model.specs)      # masks in the model's order
-    if hasattr(model, "check_weights"): model.check_weights()
-    if hasattr(model, "config"): model.config()     # must tell all, or it could not be saved
-    if hasattr(model, "check_rows"): model.check_rows(bench.train.available)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, "
-                         "as for a model that muni_nb.pretrained has read")
-    if recipe.by_pattern:
-        size = recipe.batch_size
-        unmet = sum(len(rows) for rows in bench.train.patterns if len(rows) < size)
-        told = f"{unmet:,} train rows are never met: their patterns fill no batch of {size}"
-        if unmet: warnings.warn(told, stacklevel=2)
+    bench = trainable(model, bench, recipe)
     if captured: check_complete(bench, recipe.parts)
     recorded = CapturedLoss(model, partial(autocast, recipe.precision, device)) if captured else None
     path = None if folder is None else place(folder) / "checkpoint.safetensors"
@@ -365,6 +373,13 @@ def fit(
         beside = 1 if resumed else 2                      # the next is written beside the last
         ready_to_write(path.parent, beside * checkpoint_bytes(model))
     began = time.perf_counter() - seconds
+
+    def keep(done: int) -> None:
+        there = read_note(path)                           # perhaps of another run that was begun here meanwhile
+        if "identity" in there: check_identity(path, there["identity"], who)
+        note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
+        write_state(path, pack(model, ema, optimiser), note | {"computed_in": computed_in})
+
     bar = progress_bar("training", recipe.steps, initial=start, shown=progress)
     model.train()
     with torch.random.fork_rng(), bar, tracking(tracker, who) as tell:
@@ -379,11 +394,7 @@ def fit(
             due = done % save_every == 0 or done == recipe.steps
             if due and not all(weight.isfinite().all() for weight in model.parameters()):
                 raise not_finite("its update was not finite", model, bench, recipe, step)
-            if path and due:
-                there = read_note(path)                 # perhaps of another run that was begun here meanwhile
-                if "identity" in there: check_identity(path, there["identity"], who)
-                note = {"identity": who, "step": done, "seconds": time.perf_counter() - began, "curve": curve}
-                write_state(path, pack(model, ema, optimiser), note | {"computed_in": computed_in})
+            if path and due: keep(done)
             bar.update()
     world.wait()                                          # until the first has written
     model.load_state_dict(ema.module.state_dict())
