@@ -143,6 +143,7 @@ class Reading:
         return real, ceiling
 
     def scorers_of(self, *tasks: Task) -> dict[str, Scorer]:
+        "By score, what there is of those that tasks are scored by."
         return {s: self.scorers[s] for task in tasks for s in task.scores if s in self.scorers}
 
     def scores(self, task: Task, rows: Population, n: int, drawn: Vectors) -> dict[str, dict[str, float]]:

@@ -226,6 +226,7 @@ def sweep(
 
 # %% ../../nbs/experiments/04_sweep.ipynb #aac7b169
 def in_words(error: BaseException) -> str:
+    "The class of an error, and what it says."
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

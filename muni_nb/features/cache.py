@@ -106,10 +106,14 @@ def begin(cache: str | Path, meta: Meta) -> Path:
     return folder
 
 # %% ../../nbs/features/01_cache.ipynb #7d98fa87
-def rows_file(folder: Path, shard: int) -> Path: return folder / f"rows-{shard:05}.jsonl"
+def rows_file(folder: Path, shard: int) -> Path:
+    "Where it is written what a shard tells of its items; there once the shard is whole."
+    return folder / f"rows-{shard:05}.jsonl"
 
 
-def features_file(folder: Path, modality: str, shard: int) -> Path: return folder / f"{modality}-{shard:05}.safetensors"
+def features_file(folder: Path, modality: str, shard: int) -> Path:
+    "Where the features of a shard's items are, of one modality."
+    return folder / f"{modality}-{shard:05}.safetensors"
 
 
 def write_shard(folder: Path, meta: Meta, shard: int, rows: Sequence[Mapping], features: Mapping[str, Tensor]) -> None:

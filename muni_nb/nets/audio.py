@@ -124,7 +124,7 @@ def listen(power: Tensor, mel, iterations: int = 32, seed: int = 0) -> Tensor:
 
     Negative values count as 0. `mel`: the torchaudio `MelSpectrogram` that makes such power from waveforms,
     whose rate they have. The same input and seed give the same waveform, and torch's generator is left as it
-    was. ValueError for another number of bands."""
+    was. InputError for power that is not finite floats, ValueError for another number of bands."""
     from torchaudio.functional import griffinlim      # only who listens needs it
     power = tensor_of(power, "power", "mel power as floats")
     if not power.is_floating_point() or not power.isfinite().all():

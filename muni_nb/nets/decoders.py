@@ -97,7 +97,9 @@ def sample(
     guidance: float = 1.5,     # 1 is the plain conditional flow
     solver: str = "euler",     # of SOLVERS
 ) -> Tensor:
-    "Values [B, *shape] drawn from `p(x | z)`, clamped to +-limit."
+    """Values [B, *shape] drawn from `p(x | z)`, clamped to +-limit.
+
+    InputError for `OPTIONS` that cannot be."""
     steps = OPTIONS["steps"](steps)
     guidance = OPTIONS["guidance"](guidance)
     solver = OPTIONS["solver"](solver)
@@ -126,6 +128,7 @@ class MeanDecoder(nn.Module):
     options = ("noise",)
 
     def __init__(self, net: nn.Module, law: str = "laplace", scale: float = 0.75, limit: float = 1.0):
+        "InputError for an unknown law, or a scale that is not above 0."
         law = one_of(law, "law", list(LAWS))
         scale = number(scale, "scale", above=0)
         super().__init__()
