@@ -103,11 +103,11 @@ def test_every_entry_refuses_a_precision_that_is_none(bench):
 def test_what_was_computed_in_is_said_and_the_machine_decides_it(bench, monkeypatch):
     import muni_nb.nets.precision as precision
     for native, auto in ((False, "float32"), (True, "bfloat16")):
-        monkeypatch.setattr(precision, "native_bfloat16", lambda device="cpu": native)
+        monkeypatch.setattr(precision, "bfloat16_pays", lambda kind="cpu": native)
         assert fit(model(bench), bench, **ARGUMENTS | {"steps": 2}).attrs["training_precision"] == auto
-    monkeypatch.setattr(precision, "native_bfloat16", lambda device="cpu": False)
-    precision._warn_of_emulation.cache_clear()
-    with pytest.warns(UserWarning, match="without bfloat16 instructions.*times as long"):
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda kind="cpu": False)
+    precision._warn_of_slowness.cache_clear()
+    with pytest.warns(UserWarning, match="slower in it.*times as long"):
         curves = fit(model(bench), bench, precision="bfloat16", **ARGUMENTS | {"steps": 2})
     assert curves.attrs["training_precision"] == "bfloat16"
 
