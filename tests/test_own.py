@@ -148,6 +148,7 @@ def wrong(**changes): return {**columns(), **changes}
 FEATURE = np.ones((N, 5))
 SOME_NAN, SOME_INFINITE = FEATURE.copy(), FEATURE.copy()
 SOME_NAN[:, 2], SOME_INFINITE[9] = np.nan, np.inf
+LABEL = pd.Series(np.arange(N) % 3)
 MUTE = dict.fromkeys(["photo", "caption", "feature", "sound"], ())
 
 
@@ -158,6 +159,7 @@ MUTE = dict.fromkeys(["photo", "caption", "feature", "sound"], ())
     (wrong(feature=SOME_NAN), {}, "feature: row 0 has NaN beside numbers"),
     (wrong(feature=SOME_INFINITE), {}, "feature: row 9 has an infinite value"),
     (wrong(feature=np.zeros((N, 3, 8), np.int64)), {}, "feature: int64 .* no kind"),
+    (wrong(feature=FEATURE * 1e300), {}, "feature: row 0 has a value beyond 3.4e.38.*another unit"),
     (wrong(photo=np.zeros((N, 8, 8, 5), np.uint8)), {}, "photo: pictures .* 1 to 4"),
     (wrong(photo=np.full((N, 8, 8, 3), 200.0)), {}, "photo: pictures of floats up to 200 .*in .-1, 1."),
     (wrong(photo=[np.zeros((8, 8 + i % 2), np.uint8) for i in range(N)]), {}, "photo: values have shapes"),
@@ -169,6 +171,11 @@ MUTE = dict.fromkeys(["photo", "caption", "feature", "sound"], ())
     (wrong(), {"kinds": {"foto": "image"}}, "no column 'foto': did you mean photo"),
     (wrong(), {"kinds": {"photo": "audio"}}, "photo: audio of shape"),
     (wrong(), {"kinds": {"label": "text"}}, "label: captions of type"),
+    (wrong(), {"kinds": {"caption": "vector"}}, "caption: vector of strings"),
+    (wrong(), {"kinds": {"caption": "regressed"}}, "caption: regressed of strings"),
+    (wrong(label=LABEL, mood=LABEL[::-1]), {}, "label and mood are Series whose indices differ.*DataFrame"),
+    (wrong(label=LABEL), {"attributes": {"mood": LABEL[::-1]}}, "label and attribute mood are Series"),
+    (wrong(label=LABEL), {"available": {"photo": LABEL[::-1] > 0}}, "label and available photo are Series"),
     (wrong(), {"available": {"foto": [True] * N}}, "no column 'foto'"),
     (wrong(), {"available": {"photo": [True]}}, "rows differ"),
     (wrong(), {"attributes": ["labels"]}, "attribute 'labels' is no column of labels: did you mean label"),
@@ -235,6 +242,28 @@ def test_files_and_tables_that_cannot_be_read_are_named(shop):
         with refused(f"{column}: .*{name} does not decode .*leave its cell empty"): from_folder(shop, columns=[column])
     (shop / "3.png").unlink()
     with refused("photo: there is no file .*3.png", FileNotFoundError): from_folder(shop)
+
+
+def test_a_column_names_files_in_all_its_rows_or_in_none(shop):
+    told = pd.read_csv(shop / "table.csv")
+    usual = from_folder(shop)
+    told.assign(photo=told.photo + " ", sound=" " + told.sound).to_csv(shop / "spaced.csv", index=False)
+    assert from_folder(shop, "spaced.csv").config == usual.config
+    for odd in ("3.heic", "three", "3"):
+        told.assign(photo=told.photo.where(told.index != 3, odd)).to_csv(shop / "odd.csv", index=False)
+        with refused(f"photo: row 3, '{odd}', names no file that can be read.*leave the cell empty.*kinds"):
+            from_folder(shop, "odd.csv")
+        assert from_folder(shop, "odd.csv", columns=["sound", "label"]).specs["sound"] == usual.specs["sound"]
+        assert from_folder(shop, "odd.csv", kinds={"photo": "text"}).specs["photo"].kind == "text"
+    assert from_folder(shop, kinds={"photo": "text"}).specs["photo"].kind == "text"       # the names themselves
+    told.assign(photo=told.photo.where(told.index != 3)).to_csv(shop / "empty.csv", index=False)
+    assert both(from_folder(shop, "empty.csv"), lambda rows: rows.available).sum(0).tolist() == [39, 39, 40, 40, 39]
+
+
+def test_a_comma_too_many_is_no_row_name(shop):
+    for cells in ("a, cat,1", "a cat,1,"):
+        (shop / "commas.csv").write_text("\n".join(["caption,label", *[cells] * 40]))
+        with refused("commas.csv: rows have more cells than the head: quote texts"): from_folder(shop, "commas.csv")
 
 
 def test_what_files_hold_is_kept_on_disk(shop, monkeypatch):

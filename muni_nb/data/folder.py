@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'READERS', 'Sound', 'as_seen', 'read_picture', 'read_samples', 'read_wave', 'read_array', 'read_table',
-           'read_csv', 'names_files', 'Files', 'on_disk', 'stamp', 'write_rows', 'and_there', 'from_folder']
+           'read_csv', 'names_file', 'names_files', 'check_cells', 'Files', 'on_disk', 'stamp', 'write_rows',
+           'and_there', 'from_folder']
 
 # %% ../../nbs/data/06_folder.ipynb #f01de003
 import hashlib
@@ -132,6 +133,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: want a table that ends in .csv or "
                          ".parquet")
     try: return read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except InputError: raise                                          # that says its own remedy
     except ImportError as e:
         raise ImportError("tables as parquet need pyarrow: pip install 'muni_nb[mnist]', "
                           "or write a csv file") from e
@@ -144,17 +146,34 @@ def read_csv(path: Path) -> pd.DataFrame:
     """A table in which of a column of texts an empty cell alone is missing: "None" and "NA" are words.
 
     Numbers, truth values and names of files are read as pandas reads them: to it such words say that nothing
-    is there."""
+    is there. InputError for rows of more cells than the head."""
     table = pd.read_csv(path)
+    if not isinstance(table.index, pd.RangeIndex):                    # it takes the first cells for names of rows
+        raise InputError(f"{path}: rows have more cells than the head: quote texts that hold commas, and end no row "
+                         "by a comma")
     as_written = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     said = lambda column: not names_files(column) and any(isinstance(cell, str) for cell in column)
     return table.assign(**{k: as_written[k] for k in table if said(table[k].tolist())})
 
 
+def names_file(cell) -> bool:
+    "Whether one cell names a file that can be read; spaces around its name do not matter."
+    return isinstance(cell, str) and Path(cell.strip()).suffix.lower() in READERS
+
+
 def names_files(cells: Sequence) -> bool:
     "Whether a column's values name files that can be read."
     known = [cell for cell in cells if not missing(cell)]
-    return bool(known) and all(isinstance(cell, str) and Path(cell).suffix.lower() in READERS for cell in known)
+    return bool(known) and all(map(names_file, known))
+
+
+def check_cells(name: str, cells: Sequence) -> None:
+    "InputError, with the first that does not, if some cells of a column name files that can be read and some do not."
+    odd = [i for i, cell in enumerate(cells) if not missing(cell) and not names_file(cell)]
+    if not odd or not any(map(names_file, cells)): return
+    raise InputError(f"{name}: row {odd[0]}, {brief(cells[odd[0]])}, names no file that can be read, as other rows do: "
+                     f"want {', '.join(READERS)}, or leave the cell empty; a column of texts is kinds={{{name!r}: "
+                     "'text'}")
 
 # %% ../../nbs/data/06_folder.ipynb #c387e099
 @dataclass(frozen=True)
@@ -256,6 +275,7 @@ def from_folder(
     size: tuple[int, int] | None = None,         # (height, width) that pictures are brought to
     sound: Sound = Sound(),                      # how wav files become log-mels
     keep: str | Path | None = None,              # folder for decoded columns; by default in memory, or `decoded` there
+    kinds: Mapping[str, str] | None = None,      # modality -> kind, where it is not what it looks like; text: no files
     **options,                                   # those of `from_arrays`
 ) -> Benchmark:
     """A benchmark of the files in a folder, and a table of them.
@@ -275,8 +295,10 @@ def from_folder(
         cells = frame[name].tolist()
         plain = isinstance(frame[name].dtype, np.dtype) and frame[name].dtype.kind in "biuf"
         found[str(name)] = frame[name].to_numpy() if plain else cells
+        if (kinds or {}).get(str(name)) == "text": continue
+        check_cells(str(name), cells)
         if names_files(cells):
-            paths = tuple(None if missing(cell) else folder / cell for cell in cells)
+            paths = tuple(None if missing(cell) else folder / cell.strip() for cell in cells)
             files[str(name)] = Files(str(name), paths, size, sound)
     need = sum(len(each.paths) * each.first.nbytes for each in files.values())
     if keep is None and need <= IN_MEMORY: found |= {name: list(each) for name, each in files.items()}
@@ -284,7 +306,7 @@ def from_folder(
         keep = place(folder / "decoded" if keep is None else keep, "keep")
         found |= {name: on_disk(each, keep) for name, each in files.items()}
         options["available"] = and_there(options.get("available"), files)
-    bench = from_arrays(found, **{"name": folder.resolve().name, **options})
+    bench = from_arrays(found, kinds=kinds, **{"name": folder.resolve().name, **options})
     heard = {name: bench.restore[name] for name, each in files.items() if each.waves}
     hear = lambda x, restore: (sound.waveforms(restore(x)), sound.rate)
     return replace(bench, hear={name: partial(hear, restore=restore) for name, restore in heard.items()})

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Columns', 'MAKERS', 'missing', 'gaps', 'unmasked', 'as_column', 'kind_of', 'Modality', 'brightest', 'picture',
            'label', 'moments', 'standardised', 'split', 'Words', 'caption', 'OnDisk', 'held', 'attributes_of',
-           'unknown', 'check_lengths', 'carried_by', 'check_carries', 'digest_of', 'divided', 'check_columns',
-           'modalities', 'from_arrays', 'assembled']
+           'unknown', 'check_lengths', 'check_indices', 'carried_by', 'check_carries', 'digest_of', 'divided',
+           'check_columns', 'modalities', 'from_arrays', 'assembled']
 
 # %% ../../nbs/data/06_own.ipynb #092d1f8e
 import hashlib
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .spec import BLOCK, KINDS, Benchmark, Rows, Spec
 from ..files import value_digest
-from ..gate import InputError, InputTypeError, brief, mask_of, nearest, typed, whole
+from ..gate import LARGEST, InputError, InputTypeError, brief, mask_of, nearest, typed, whole
 from ..nets.build import ROUTES, check_name
 from ..nets.text import BOS, EOS, PAD, SPECIALS, UNK
 
@@ -40,7 +40,7 @@ def missing(value) -> bool:
 def gaps(name: str, values: np.ndarray) -> np.ndarray:
     """Which rows of an array are there, bool [N]: all but those of NaN alone.
 
-    ValueError where NaN stands beside numbers, and for infinity."""
+    ValueError where NaN stands beside numbers, for infinity, and for what is infinite in float32."""
     present = np.ones(len(values), bool)
     if values.dtype.kind != "f": return present
     for start in range(0, len(values), BLOCK):
@@ -49,6 +49,9 @@ def gaps(name: str, values: np.ndarray) -> np.ndarray:
         if endless.any():
             raise ValueError(f"{name}: row {start + endless.argmax()} has an infinite value: "
                              "want finite ones, and NaN or None where there is nothing")
+        if part.itemsize > 4 and (far := (np.abs(part) > LARGEST).any(1)).any():
+            raise InputError(f"{name}: row {start + far.argmax()} has a value beyond {LARGEST:.2g}, which float32, in "
+                             "which networks compute, does not hold: choose another unit")
         some = lost.any(1) & ~lost.all(1)
         if some.any():
             raise ValueError(f"{name}: row {start + some.argmax()} has NaN beside numbers: fill it in, "
@@ -199,6 +202,7 @@ def standardised(name: str, kind: str, values: np.ndarray, train: np.ndarray) ->
     if values.ndim != (3 if kind == "audio" else 2) and not (flat and kind != "audio"):
         want = "[N, mels, frames]" if kind == "audio" else "[N, F]"
         raise ValueError(f"{name}: {kind} of shape {list(values.shape)}: want {want}")
+    if values.dtype.kind == "O": raise InputError(f"{name}: {kind} of strings: want numbers, or leave out its kind")
     mean, deviation = moments(values[:, None] if flat else values, train, each=kind != "audio")
 
     def convert(x: np.ndarray) -> Tensor:
@@ -352,6 +356,16 @@ def check_lengths(lengths: Mapping[str, int]) -> None:
         raise ValueError(f"numbers of rows differ ({told}): want one value a row, "
                          "None where there is nothing")
 
+
+def check_indices(named: Mapping[str, object]) -> None:
+    "InputError if Series of pandas among these differ in their indices: rows are paired by position."
+    series = {name: given for name, given in named.items() if isinstance(given, pd.Series)}
+    for name, given in series.items():
+        first = next(iter(series))
+        if given.index.equals(series[first].index): continue
+        raise InputError(f"{first} and {name} are Series whose indices differ, and rows are paired by position: give "
+                         "a DataFrame of them, which pairs by index, or reset_index(drop=True) of each")
+
 # %% ../../nbs/data/06_own.ipynb #f162ebf8
 def carried_by(carries, specs: Mapping[str, Spec], attributes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """{modality: the attributes it carries}: a label itself, a view what `carries` says of it, or all.
@@ -475,6 +489,9 @@ def from_arrays(
     check_columns(columns, kinds, available, reads)
     table = {k: as_column(k, given) for k, given in columns.items()}
     check_lengths({k: len(values) for k, (values, _) in table.items()})
+    further = attributes if isinstance(attributes, Mapping) else {}
+    check_indices({**columns, **{f"attribute {a}": given for a, given in further.items()},
+                   **{f"available {k}": given for k, given in (available or {}).items()}})
     n = len(next(iter(table.values()))[0])
     for k, given in (available or {}).items():
         values, there = table[k]
