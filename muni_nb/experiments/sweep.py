@@ -26,7 +26,7 @@ from ..evaluation.verifier import judge_for
 from .cluster import TRIES, Cluster, Outcome, WorkerDied, lost_worker
 from .cost import Cost, kind_of, rehearse_cost, spoken, that_end, together, will_be_written
 from .run import Run, bench_of
-from .store import OF_ONE_RUN, check_comparable, check_whole, files_of, gather
+from .store import OF_ONE_RUN, NoneFinished, check_comparable, check_whole, files_of, gather
 from .workers import InThisProcess, Pool, pool_of, threads_for, work
 from ..files import (
     CannotWrite, FileError, NewerFile, cannot_write, ready_to_write, what_is_wrong, write_whole)
@@ -185,8 +185,9 @@ def sweep(
     """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all that are finished.
 
     Before any work, InputError for arguments that cannot be, or a scheduler that does not answer, and CannotWrite for a
-    folder that takes no files, or not as many. RuntimeError, after all others are done, if any run failed: what
-    finished is kept, and in `folder`/failed the tracebacks of the others."""
+    folder that takes no files, or not as many; NoneFinished if no run is finished, and none ends within `hours`.
+    RuntimeError, after all others are done, if any run failed: what finished is kept, and in `folder`/failed the
+    tracebacks of the others."""
     began = time.monotonic()
     runs = checked_runs(runs)
     whole(workers, "workers", least=0)
@@ -207,10 +208,14 @@ def sweep(
     ready_to_write(folder)
     with pool as executor, Team(workers, executor) as team:
         judges_of(list(todo.values()), folder, report)
-        costs = costs_of(todo, team, device)
-        costs = that_end(costs, team.workers, seconds - (time.monotonic() - began))
+        every = costs_of(todo, team, device)
+        costs = that_end(every, team.workers, seconds - (time.monotonic() - began))
         if later := len(todo) - len(costs):
             report(f"left for another sitting, as they do not end within {spoken(seconds)}: {later}")
+        if not costs and not finished:
+            shortest = spoken(min(cost.all for cost in every.values()))
+            raise NoneFinished(f"none of these runs is finished, and none ends within hours={hours:g}, the shortest "
+                               f"takes about {shortest}: give more hours")
         if not costs: return gather(runs, *folders, drawn=drawn)
         ready_to_write(folder, will_be_written(list(costs.values()), team.workers))
         time_needed = spoken(together([cost.all for cost in costs.values()], team.workers))
