@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['Answer', 'FORMATS', 'COMMANDS', 'DOTTED', 'run_options', 'settings_told', 'train_options', 'run_train', 'model_at',
-           'run_at', 'model_options', 'run_evaluate', 'tables_of', 'sample_options', 'values_given', 'run_sample',
-           'share_options', 'run_share', 'sweep_options', 'sweep_notebook', 'unused', 'run_sweep', 'report_options',
-           'records_of', 'reported', 'lacking', 'against', 'run_report', 'explore_options', 'run_explore',
-           'doctor_options', 'run_doctor', 'extract_options', 'run_extract', 'code_options', 'run_code',
-           'cache_options', 'run_cache', 'Parser', 'parser', 'answer', 'main']
+           'run_at', 'model_options', 'run_evaluate', 'tables_of', 'sample_options', 'values_given', 'drawing_told',
+           'run_sample', 'share_options', 'run_share', 'sweep_options', 'sweep_notebook', 'unused', 'run_sweep',
+           'report_options', 'records_of', 'reported', 'lacking', 'against', 'run_report', 'explore_options',
+           'run_explore', 'doctor_options', 'run_doctor', 'extract_options', 'run_extract', 'code_options', 'run_code',
+           'cache_options', 'run_cache', 'Parser', 'parser', 'answer', 'is_ours', 'main']
 
 # %% ../nbs/02_main.ipynb #15612f18
 import argparse
+import inspect
 import json
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -23,7 +25,7 @@ import pandas as pd
 import xarray as xr
 
 from .data.spec import Benchmark
-from .data.written import write_drawn
+from .data.written import check_left, write_drawn
 from .doctor import examine, in_lines
 from .experiments.execute import execute, trained
 from .experiments.run import Run, bench_of
@@ -44,8 +46,8 @@ from .features.cache import MODALITIES
 from .features.corpora import CORPORA, read_corpus
 from .features.encoders import PUBLISHED, encoder_of
 from .features.extract import check_cache, extract, learn_audio_code, overview
-from .files import CannotWrite, ready_to_write
-from .gate import InputError, device_of, nearest, path_of, plain, several_of
+from .files import ready_to_write
+from .gate import InputError, device_of, nearest, path_of, plain, several_of, whole
 from .training.progress import say
 from .training.trackers import tracker_of
 
@@ -161,15 +163,29 @@ def values_given(told: argparse.Namespace, bench: Benchmark) -> dict:
     return {name: rows.values[name] for name in names} | valued
 
 
+def drawing_told(told: argparse.Namespace) -> dict:
+    "Options of decoders, which are taken out of those with dots; InputError for what is no such option."
+    drawing = told.dotted.pop("draw", {})
+    for name in drawing:
+        if name == "self": raise InputError("--draw.self is no option of decoders: leave it out")
+        if name in ("given", "want", "n", "seed"):
+            raise InputError(f"--draw.{name} is no option of decoders: write --{name}")
+    return drawing
+
+
 def run_sample(told: argparse.Namespace) -> Answer:
     "Draw from a trained model: pictures to PNG, captions to text, sounds to WAV, features to NPZ."
-    drawing = told.dotted.pop("draw", {})
+    whole(told.rows, "--rows", least=1)
+    whole(told.n, "--n", least=1)
+    drawing = drawing_told(told)
     run, folder = run_at(told)
     bench = bench_of(run.bench)
     given = values_given(told, bench)
     want = told.want or [name for name in bench.specs if name not in given]
     model = run.kind.load(folder / "models" / run.model_name, device_of(told.device))
     n = told.n if given else told.n * told.rows
+    rows = len(next(iter(given.values()))) if given else 1
+    check_left(ready_to_write(told.out, name="out"), want, n * rows)          # before the work
     drawn = model.sample(given, want, n, seed=told.seed, **drawing)
     written = [str(path) for path in write_drawn(drawn, bench, told.out)]
     return {"written": written}, "\n".join(written)
@@ -306,6 +322,9 @@ def run_report(told: argparse.Namespace) -> Answer:
         unused(told, report_options, "report --runs", *names, dotted=False)
         return lacking(told)
     unused(told, report_options, "report without --runs", "preset")
+    if told.cells:
+        names = ("against",) if told.figure else ("metrics", "against")          # a figure is drawn of metrics
+        unused(told, report_options, "report --cells", *names, dotted=False)
     results = opened(told.place)
     found = {}
     for each, theirs in against(results, told.against):
@@ -452,17 +471,30 @@ def answer(arguments: Sequence[str]) -> str:
     return json.dumps(values, default=plain) if told.json else words
 
 
+def is_ours(error: Exception) -> bool:
+    """Whether an error is of a class of this package, or was raised in it, and so says what to do.
+
+    One that torch, say, met in a line of the package, or in code of one's own, is to be searched for."""
+    package = Path(inspect.getfile(InputError)).parent
+    if type(error).__module__.partition(".")[0] == package.name: return True
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(package) and "raise " in last.line
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    "Do as the arguments say; 0 if it was done, 2 if what was given cannot be, 1 if the work failed."
+    """Do as the arguments say; 0 if it was done, 2 if what was given cannot be, 1 if the work failed.
+
+    Errors that are not this package's are raised."""
     try:
         print(answer(sys.argv[1:] if arguments is None else arguments))
         return 0
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except KeyboardInterrupt:
+        print("interrupted: call again, what is finished is kept", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not is_ours(error): raise
         print(error, file=sys.stderr)
-        return 2
-    except (CannotWrite, RuntimeError) as error: print(error, file=sys.stderr)
-    except KeyboardInterrupt: print("interrupted: call again, what is finished is kept", file=sys.stderr)
-    return 1
+        return 2 if isinstance(error, ValueError | FileNotFoundError | ImportError) else 1
 
 # %% ../nbs/02_main.ipynb #68fc55c1
 if __name__ == "__main__" and __package__: sys.exit(main())      # not in a notebook

@@ -6,12 +6,15 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from muni_nb.__main__ import main
 from muni_nb.experiments.run import Run, settings
 from muni_nb.experiments.store import find
 from muni_nb.experiments.told import read_config, run_told
+from muni_nb.files import CannotWrite
+from muni_nb.training.fit import NonFiniteLoss
 
 SMALL = ["--preset", "smoke", "--recipe.steps", "4", "--evaluation.rows", "8"]
 
@@ -75,6 +78,17 @@ def test_what_is_drawn_is_of_what_is_given(folder, tmp_path, capsys):
     assert len((tmp_path / "three/quadrant.txt").read_text().split()) == 3
 
 
+def test_draws_stand_beside_no_others(folder, tmp_path, capsys, monkeypatch):
+    sample = ["sample", str(folder), "--want", "view0", "--draw.steps", "1", "--out", str(tmp_path)]
+    assert main([*sample, "--rows", "3"]) == main([*sample, "--rows", "3", "--seed", "1"]) == 0
+    held = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("muni_nb.models.muni.MUNI.sample", None)                # it is said before the work
+    for told in (["--rows", "2"], ["--given", "digit", "--rows", "2"], ["--given", "digit=3", "--n", "2"]):
+        assert main([*sample, *told]) == 2
+        assert "has view0-0002.png, of other draws than these 2: remove its like" in capsys.readouterr().err
+    assert held == {path: path.read_bytes() for path in tmp_path.iterdir()} and len(held) == 3
+
+
 WRONG = {
     "a command": (["trian"], "invalid choice: 'trian'"),
     "an option": (["train", "--sede", "3"], "unrecognized arguments: --sede"),
@@ -87,6 +101,11 @@ WRONG = {
     "dots": (["doctor", "--recipe.steps", "3"], "doctor takes no options with dots"),
     "a study": (["report", "nothing"], "there are no results at nothing, and no study is called so"),
     "a tracker": (["train", "--track", "tensorbord=logs"], "unknown tracker 'tensorbord': did you mean tensorboard"),
+    "no rows": (["sample", "--rows", "-2", "--given", "view0"], "--rows must be at least 1, got -2"),
+    "no draws": (["sample", "--n", "0"], "--n must be at least 1, got 0"),
+    "no draw's": (["sample", "--draw.seed", "3"], "--draw.seed is no option of decoders: write --seed"),
+    "what is drawn": (["sample", "--draw.want", "[view0]"], "--draw.want is no option of decoders: write --want"),
+    "itself": (["sample", "--draw.self", "3"], "--draw.self is no option of decoders: leave it out"),
     "a notebook": (["sweep", "nowhere.ipynb"], "there is no notebook nowhere.ipynb"),
     "a scheduler": (["sweep", "runs.yaml", "--scheduler", "host"], "scheduler 'host' is none: give")}
 
@@ -109,10 +128,26 @@ def test_a_model_that_is_not_this_one_is_refused(folder, capsys):
 
 
 def test_work_that_fails_is_no_bad_input(folder, monkeypatch, capsys):
-    def failing(*arguments, **named): raise RuntimeError("the loss is not finite")
+    def failing(*arguments, **named): raise error
     monkeypatch.setattr("muni_nb.experiments.execute.fit", failing)
-    assert main(["train", str(folder), *SMALL, "--seed", "9"]) == 1
-    assert capsys.readouterr().err == "the loss is not finite\n"
+    train = ["train", str(folder), *SMALL, "--seed", "9"]
+    for error in (NonFiniteLoss("the loss is not finite"), CannotWrite(28, "the loss is not finite")):
+        assert main(train) == 1
+        assert capsys.readouterr().err == "the loss is not finite\n"
+
+
+def test_errors_that_are_not_ours_keep_their_traceback(folder, monkeypatch, tmp_path, capsys):
+    def loss(self, batch, available, progress=1.0): return torch.ones(2, 3) @ torch.ones(2, 3)
+    monkeypatch.setattr("muni_nb.models.muni.MUNI.loss", loss)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        main(["train", str(folder), *SMALL, "--seed", "9"])
+    rows = "from muni_nb.data.own import from_arrays\ndef wrong(): return int('three')\n" \
+           "def none(): return from_arrays({'a': [None] * 9})\n"
+    (tmp_path / "mylab.py").write_text(rows)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="invalid literal"): main(["train", *SMALL, "--bench.benchmark", "mylab:wrong"])
+    assert main(["train", *SMALL, "--bench.benchmark", "mylab:none"]) == 2
+    assert "a: nothing is there in 9 rows" in capsys.readouterr().err
 
 
 def test_a_notebook_is_run_with_parameters(tmp_path, capsys, monkeypatch):
@@ -154,5 +189,7 @@ def test_options_that_say_nothing_are_refused(capsys):
                        (["sweep", notebook, "--recipe.steps", "5"], "--recipe.… says nothing"),
                        (["sweep", notebook, "-p", "preset", "smoke", "-p", "preset", "long"], "is given twice"),
                        (["report", "routing", "--preset", "quick"], "--preset says nothing to report without --runs"),
+                       (["report", "routing", "--cells", "--metrics", "rate"], "--metrics says nothing to report --"),
+                       (["report", "routing", "--cells", "--against", "peers"], "--against says nothing to report --"),
                        (["report", "five_views", "--against", "peers"], "of different benchmarks")):
         assert main(told) == 2 and said in capsys.readouterr().err
