@@ -36,7 +36,7 @@ AT_ONCE = 128     # values looked at together: more leave the processor's caches
 class Verifier(nn.Module):
     """Prepared values [B, ...] to logits of every attribute.
 
-    One network for all modalities of the kind and shape of `spec`."""
+    One network for one modality, or for several of the kind and shape of `spec`."""
 
     def __init__(self, spec: Spec, attributes: Mapping[str, int], width: int = 48, features: int = 256):
         super().__init__()
@@ -282,6 +282,7 @@ def judge_for(
     """A reader for every modality.
 
     Verifiers come from the package or from `folder` if they are there, else they are trained and written.
+    Modalities of one shape that carry the same have one verifier if their kind is `shared`, as pictures are.
     Features that are rendered are read by a judge of the benchmark's `source`. Modalities of which nothing can
     be read have `unread`."""
     if not isinstance(bench, Benchmark):
@@ -295,14 +296,20 @@ def judge_for(
     alike = {}
     for name in bench.views:
         if name in judge: continue
-        spec, shown = bench.specs[name], bench.carries[name]
-        if unlearnable(bench, name): judge[name] = unread(bench, name)
-        else: alike.setdefault((spec.kind, spec.shape, shown), []).append(name)
+        if unlearnable(bench, name):
+            judge[name] = unread(bench, name)
+            continue
+        spec = bench.specs[name]
+        # numbers alike in shape may mean the same by different values: one network would read neither
+        key = (spec.kind, spec.shape, bench.carries[name]) if KINDS[spec.kind].shared else name
+        alike.setdefault(key, []).append(name)
     for names in alike.values():
+        attributes = carried(bench, names[0])
         who = {"bench": learns_from(bench), "training": training, "version": 2}
+        if "digest_of_rows" in who["bench"]: who["attributes"] = attributes     # else the builder decides them
         if len(alike) > 1: who["reads"] = names
         width = {k: v for k, v in training.items() if k == "width"}
-        with torch.random.fork_rng(): verifier = Verifier(bench.specs[names[0]], carried(bench, names[0]), **width)
+        with torch.random.fork_rng(): verifier = Verifier(bench.specs[names[0]], attributes, **width)
         train = lambda: train_verifier(bench, names, progress=progress, **training).state_dict()
         verifier.load_state_dict(cached(folder, who, train))
         judge |= dict.fromkeys(names, verifier.eval())
