@@ -244,6 +244,10 @@ def as_specified(part: str, rows: Rows, bench: "Benchmark") -> Rows:
             raise InputError(f"{part} rows have {', '.join(rows.values)} and specs {', '.join(specs)}: want "
                              f"one order, that of the columns of available")
         rows = replace(rows, values={k: rows.values[k] for k in specs})
+    for k in rows.private:
+        if k.count(".") == 1 and all(k.split(".")): continue
+        raise InputError(f"{part} rows have private {k!r}: call it after its modality and what it is there, with "
+                         f"one dot between, such as {next(iter(specs))}.place")
     if len(rows) and vars(rows).get("checked") != specs:
         for k, there in zip(specs, rows.available.unbind(1)):
             if not isinstance(rows.values[k], Tensor): continue       # on disk, looked at when it was opened
@@ -304,6 +308,9 @@ class Benchmark:
         for a, n in self.attributes.items():
             check_name(a, "attribute", ROUTES)
             if n < 1: raise InputError(f"attributes: {a} must have 1 or more values, got {n}")
+            if a in specs and not KINDS[specs[a].kind].is_label:
+                raise InputError(f"attributes: {a!r} is a modality of kind {specs[a].kind!r}, which is no label: call "
+                                 f"one of the two otherwise")
         for what in ("carries", "reads", "restore", "render", "hear", "see"):
             for k in getattr(self, what):
                 if k not in specs:
