@@ -21,6 +21,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..data.spec import KINDS, Benchmark, Rows, Spec, miller_madow, rendered
+from ..gate import InputError
 from .declare import (
     Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both)
 from .verifier import Judge
@@ -270,13 +271,19 @@ def draw(
     tick: Callable[[int], object] = lambda parts: None,     # is told how many modalities a route had
     **options,                                              # of `model.decode` (steps, guidance)
 ) -> dict[tuple[str, ...], dict[str, Tensor]]:
-    "For each given set, one draw a row of every modality that is not given."
+    """For each given set, one draw a row of every modality that is not given.
+
+    InputError if the model's `infer` has another number of latents than there are rows."""
     held = model.encoded({k: rows.values[k] for k in bench.specs if any(k in g for g in routes)})
     latent = lambda given: model.infer(held.only(given)) if given else model.infer({}, n=len(rows))
     drawn = {}
     for given in routes:
         want = [k for k in bench.specs if k not in given]
-        drawn[given] = model.decode(latent(given), want, **options)
+        z = latent(given)
+        if len(z) != len(rows):
+            raise InputError(f"{type(model).__name__}.infer, given {route_name(given)}, returned {len(z)} latents for "
+                             f"{len(rows)} rows: want [B * n, D], n for each row, adjacent")
+        drawn[given] = model.decode(z, want, **options)
         tick(len(want))
     return drawn
 
