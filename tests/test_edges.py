@@ -2,13 +2,19 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from muni_nb.data.digits import quadrant_digits
+from muni_nb.data.own import from_arrays
 from muni_nb.data.spec import Benchmark, Rows, Spec, Truth
+from muni_nb.evaluation.coherence import draw
+from muni_nb.evaluation.declare import labels_of, views_of
 from muni_nb.evaluation.known import known_benchmark, read_picture
-from muni_nb.evaluation.report import evaluate
-from muni_nb.evaluation.verifier import Exact, judge_for, train_verifier
+from muni_nb.evaluation.report import evaluate, routes_of, strengths_of
+from muni_nb.evaluation.verifier import Exact, judge_for, train_verifier, verifier_error
+from muni_nb.experiments.tables import table
 from muni_nb.gate import InputError, number
 from muni_nb.latent.prior import FlowPrior
 from muni_nb.latent.subsets import proper_subset
@@ -148,3 +154,73 @@ def test_a_verifier_is_of_modalities_that_carry_the_same():
     bench = replace(bench_of(FEATURE, OTHER), carries={"feature": ("parity",), "other": ()})
     with pytest.raises(InputError, match="must carry the same attributes: feature carries parity, other nothing"):
         train_verifier(bench, ["feature", "other"], steps=1, progress=False)
+
+
+def two_labels(**options):
+    "Two vectors that show two labels, each by numbers of its own."
+    chance = np.random.default_rng(0)
+    first, second = chance.integers(0, 3, 400), chance.integers(0, 2, 400)
+    seen = lambda turn: np.c_[4 * np.eye(3)[(first + turn) % 3], 4 * np.eye(2)[(second + turn) % 2]]
+    noisy = {k: seen(turn) + chance.normal(size=(400, 5)) for turn, k in enumerate("ab")}
+    return from_arrays(noisy | {"first": first, "second": second}, held_out=0.25, **options)
+
+
+QUICK = {"progress": False, "precision": "float32", "width": 8}
+
+
+def test_vectors_of_one_width_have_a_reader_each_and_pictures_of_one_shape_share_theirs():
+    bench = two_labels()
+    judge = judge_for(bench, None, steps=200, **QUICK)
+    assert judge["a"] is not judge["b"]
+    assert verifier_error(judge, bench, bench.test).verifier_accuracy.min() > 0.9
+    pictures = judge_for(quadrant_digits(16, rows=20, test_rows=20), None)
+    assert pictures["view0"] is pictures["view1"] is pictures["view2"]
+
+
+def test_a_kept_judge_is_of_the_attributes_that_rows_carry(tmp_path):
+    bench = two_labels(carries={"a": ["first"], "b": ["first"]})
+    for changed in (bench, replace(bench, carries={**bench.carries, "a": ("first", "second")}),
+                    replace(bench, attributes={**bench.attributes, "first": 4})):
+        heads = judge_for(changed, tmp_path, steps=1, **QUICK)["a"].heads
+        assert {k: head.out_features for k, head in heads.items()} == {
+            a: changed.attributes[a] for a in changed.carries["a"]}
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5     # in the second, that of "b" is the same
+
+
+def test_routes_are_named_in_the_order_of_the_benchmark():
+    bench = two_labels()
+    model = MUNI(bench.specs, sizes=Sizes.tiny())
+    assert routes_of(model, bench, [("b", "a"), (), ["a", "b"], ("second", "a")]) == [
+        ("a", "b"), (), ("a", "second")]
+
+
+def test_a_label_that_is_not_judged_is_a_label():
+    bench = two_labels(attributes=["first"])
+    ds = report(MUNI, bench)
+    assert (labels_of(ds), views_of(ds)) == (["first", "second"], ["a", "b"])
+    told = table(ds.expand_dims(cell=["x"], seed=[0]))["x"]
+    for figure, given in (("rate, one view (nats)", ["a", "b"]), ("rate, one label (nats)", ["first", "second"])):
+        rate = ds.rate - ds.rate_gap
+        assert told[figure] == pytest.approx(float(rate.sel(given=given).mean()), abs=1e-3)
+
+
+def test_a_label_is_told_by_what_it_carries():
+    told = table(report(MUNI, bench_of(FEATURE, OTHER, CLASS)).expand_dims(cell=["x"], seed=[0]))
+    assert "class → view: parity" in told.index
+
+
+def test_an_attribute_is_not_called_as_a_view():
+    with pytest.raises(InputError, match="attributes: 'feature' is a modality of kind 'vector', which is no label"):
+        replace(bench_of(FEATURE, OTHER), attributes={"parity": 2, "feature": 2})
+
+
+def test_strengths_of_guidance_differ():
+    with pytest.raises(InputError, match="guidance has 1 twice: name each strength once"): strengths_of([1, 2, 1.0])
+
+
+def test_latents_are_as_many_as_rows():
+    bench = bench_of(FEATURE, CLASS)
+    model = MUNI(bench.specs, sizes=Sizes.tiny()).eval()
+    model.infer = lambda given, n=1: torch.zeros(1, 4)     # n is forgotten
+    said = r"MUNI.infer, given nothing, returned 1 latents for 40 rows: want \[B \* n, D\]"
+    with pytest.raises(InputError, match=said): draw(model, bench, bench.test, [()])

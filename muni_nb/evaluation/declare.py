@@ -62,13 +62,15 @@ def attributes_of(ds: xr.Dataset) -> list[str]:
 
 
 def labels_of(ds: xr.Dataset) -> list[str]:
-    "The attributes that are a modality, too."
-    return [a for a in attributes_of(ds) if a in ds.modality]
+    "The modalities that are labels, judged or not; where a dataset names none, the attributes that are a modality."
+    named = np.atleast_1d(ds.label.values) if "label" in ds.coords else attributes_of(ds)
+    return [str(k) for k in named if k in ds.modality]
 
 
 def views_of(ds: xr.Dataset) -> list[str]:
     "The modalities that are no labels."
-    return [str(k) for k in ds.modality.values if k not in attributes_of(ds)]
+    labels = labels_of(ds)
+    return [str(k) for k in ds.modality.values if k not in labels]
 
 
 def with_both(ds: xr.Dataset) -> list[str]:
@@ -80,7 +82,7 @@ def with_both(ds: xr.Dataset) -> list[str]:
 def not_carried(ds: xr.Dataset, given: str) -> list[str]:
     "The attributes that a modality does not carry."
     attributes = attributes_of(ds)
-    if "carries" not in ds.coords: return [a for a in attributes if given in attributes and a != given]
+    if "carries" not in ds.coords: return [a for a in attributes if given in labels_of(ds) and a != given]
     shown = ds.carries.sel(modality=given, attribute=attributes)
     return [a for a, is_shown in zip(attributes, shown.values) if not is_shown]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.spec import Benchmark, Rows
 from .declare import (
-    Figure, alike, attributes_of, drawn_from, labels_of, route, routes, view_by_view, views_of, with_both)
+    Figure, alike, attributes_of, drawn_from, labels_of, not_carried, route, routes, view_by_view, views_of, with_both)
 from .coherence import all_but_one, given_sets, joint_label, route_name
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #e362836e
@@ -237,11 +237,11 @@ def label_targets(model, bench: Benchmark, rows: Rows, z: Tensor, sets: Sequence
 # %% ../../nbs/evaluation/03_predictivity.ipynb #d81711b5
 def label_figures(ds: xr.Dataset) -> list[Figure]:
     "What views show of the labels given."
-    labels = labels_of(ds)
-    routes = [(label, label) for label in labels]     # given, attribute
-    if len(labels) > 1: routes.append((route(ds, labels), "both"))
+    labels, attributes = labels_of(ds), attributes_of(ds)
+    told = [(k, a) for k in labels for a in attributes if a == k or a not in not_carried(ds, k)]
+    if len(labels) > 1 and len(attributes) > 1: told.append((route(ds, labels), "both"))
     figures = []
-    for given, attribute in routes:
+    for given, attribute in told:
         at = {"given": given, "want": views_of(ds), "attribute": attribute}
         figures.append(Figure(f"{given} → view: {attribute}", "predictivity", "accuracy", at=at,
                               chance="accuracy_chance", real="accuracy_real", counted=True))

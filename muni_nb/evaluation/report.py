@@ -195,7 +195,8 @@ def judge_latents(model, bench: Benchmark, rows: int, per_class: int, probe_step
 def routes_of(model, bench: Benchmark, wanted: Iterable[Sequence[str]] | None) -> list[tuple[str, ...]]:
     """The given sets to draw from: those `wanted`, each once, or the published ones that the model can be given.
 
-    InputError for one that the model cannot be given, or that leaves nothing to draw."""
+    Each set is in the order of the benchmark, by which figures name it, however it was written. InputError for
+    one that the model cannot be given, or that leaves nothing to draw."""
     if wanted is None:
         everything = set(bench.specs)
         wanted = [g for g in published_routes(bench) if set(g) <= set(model.reads) and set(g) < everything]
@@ -203,7 +204,7 @@ def routes_of(model, bench: Benchmark, wanted: Iterable[Sequence[str]] | None) -
         raise InputTypeError(f"routes must be a list of given sets, such as [(), "
                              f"({next(iter(bench.specs))!r},)]; got {brief(wanted)}")
     sets = [several_of(g, f"routes[{i}]", bench.specs, "modality", least=0) for i, g in enumerate(wanted)]
-    routes = list(dict.fromkeys(map(tuple, sets)))
+    routes = list(dict.fromkeys(tuple(k for k in bench.specs if k in given) for given in sets))
     if not routes: raise InputError("routes is empty: want one or more given sets, () for nothing")
     for g in routes:
         if len(g) == len(bench.specs):
@@ -226,6 +227,8 @@ def strengths_of(guidance: float | Sequence[float], said: str = "guidance") -> t
     if isinstance(plain, str) or not isinstance(plain, Iterable): return [number(plain, said, least=0)], False
     strengths = [number(each, said, least=0) for each in plain]
     if not strengths: raise InputError(f"{said} is empty: want one or more numbers")
+    if twice := [each for each in strengths if strengths.count(each) > 1]:
+        raise InputError(f"{said} has {twice[0]:g} twice: name each strength once")
     return strengths, True
 
 # %% ../../nbs/evaluation/07_report.ipynb #cba8f708
@@ -295,9 +298,10 @@ def arranged(
     routes: Sequence[tuple[str, ...]],
     left_out: dict[str, str],             # see `wanting`
 ) -> xr.Dataset:
-    "The dataset with routes and attributes in order, its axes, and a word on what was left out."
+    "The dataset with routes and attributes in order, its axes and labels, and a word on what was left out."
     ds = in_order(ds, "given", [route_name(g) for g in routes])
     ds = in_order(ds, "attribute", [*bench.attributes, "both"])
+    if bench.labels: ds = ds.assign_coords(label=bench.labels)
     if left_out:
         reasons = "; ".join(f"{what} ({why})" for what, why in left_out.items())
         print(f"{bench.name}, left out: {reasons}")
