@@ -253,7 +253,7 @@ def test_a_column_names_files_in_all_its_rows_or_in_none(shop):
         told.assign(photo=told.photo.where(told.index != 3, odd)).to_csv(shop / "odd.csv", index=False)
         with refused(f"photo: row 3, '{odd}', names no file that can be read.*leave the cell empty.*kinds"):
             from_folder(shop, "odd.csv")
-        assert from_folder(shop, "odd.csv", columns=["sound", "label"]).specs["sound"] == usual.specs["sound"]
+        assert from_folder(shop, "odd.csv", columns=["sound", "feature"]).specs["sound"] == usual.specs["sound"]
         assert from_folder(shop, "odd.csv", kinds={"photo": "text"}).specs["photo"].kind == "text"
     assert from_folder(shop, kinds={"photo": "text"}).specs["photo"].kind == "text"       # the names themselves
     told.assign(photo=told.photo.where(told.index != 3)).to_csv(shop / "empty.csv", index=False)
