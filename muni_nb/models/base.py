@@ -23,8 +23,8 @@ from muni_nb.files import (
     FileError, as_values, is_sealed, read_tensors, read_values, unreadable, value_digest, write_tensors,
     write_values)
 from ..gate import (
-    InputError, InputTypeError, brief, check_fields, mask_of, nearest, number, one_of, path_of, place, several_of,
-    tensor_of, typed, whole)
+    InputError, InputTypeError, brief, check_fields, device_of, mask_of, nearest, number, one_of, path_of, place,
+    several_of, tensor_of, typed, whole)
 from ..latent.flow import SOLVERS, solver_times
 from ..latent.subsets import on_device, pick_one, rows_where
 from ..nets.build import KINDS, Sizes, decoder_for, decoder_groups, named_specs
@@ -463,7 +463,19 @@ def sample(
     if seed is not None: seed = whole(seed, "seed", least=-2**63, most=2**64 - 1)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None: torch.manual_seed(seed)
-        return self.decode(self.infer(given, n, present), want, chunk=chunk, **options)
+        z = self.infer(given, n, present)
+        self.check_inferred(z, given, n)
+        return self.decode(z, want, chunk=chunk, **options)
+
+
+@patch
+def check_inferred(self: LatentModel, z: Tensor, given: Mapping[str, Tensor], n: int) -> None:
+    "InputTypeError unless what `infer` returned is n latents for each row of `given`, [B * n, D]."
+    rows = len(given.mask) if hasattr(given, "mask") else len(next(iter(self.as_rows(given).values()), [None]))
+    if isinstance(z, Tensor) and z.dim() == 2 and len(z) == rows * n: return
+    got = list(z.shape) if isinstance(z, Tensor) else brief(z)
+    raise InputTypeError(f"infer of {type(self).__name__} must return n latents for each row of given, adjacent: "
+                         f"[B * n, D], here [{rows} * {n}, D]; got {got}")
 
 # %% ../../nbs/models/00_base.ipynb #0694a2e5
 @patch
@@ -515,8 +527,11 @@ def from_config(cls: LatentModel, config: Mapping) -> LatentModel:
 # %% ../../nbs/models/00_base.ipynb #5794c068
 @patch(cls_method=True)
 def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentModel:
-    "The model saved in `folder`, in `eval` mode; FileError if `save` did not write it, or it is damaged."
+    """The model saved in `folder`, in `eval` mode; FileError if `save` did not write it, or it is damaged.
+
+    InputError for a device that is not there."""
     folder = path_of(folder, "folder")
+    device = device_of(device)
     missing = [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]
     if missing: raise FileError(f"{folder} is not a saved model, it lacks {' and '.join(missing)}: name a folder that "
                                  "a model was saved to")
@@ -560,7 +575,8 @@ def generate_model_card(self: LatentModel, *arguments, **told):
 def from_pretrained(cls: LatentModel, name: str | Path, device: str = "cpu", **options) -> LatentModel:
     """The model saved in a folder, or of a name on the hub; `options`: of huggingface_hub's `snapshot_download`.
 
-    FileError as of `load`; InputError for what is no folder here and cannot be a name there."""
+    FileError and InputError as of `load`; InputError for what is no folder here and cannot be a name there."""
+    device = device_of(device)
     if path_of(name, "name").is_dir(): return cls.load(name, device)
     try: folder = snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"], **options)
     except HFValidationError as error:
