@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'DEFAULT_BENCHMARK', 'OURS', 'RENAMED', 'named',
            'benchmark_of', 'arguments_of', 'called', 'types_of', 'checked', 'plainly', 'bench_of', 'without_path',
-           'rows_of', 'code_of', 'outline', 'digest', 'in_file_names', 'Run', 'run_of', 'settings', 'published']
+           'rows_of', 'code_of', 'outline', 'digest', 'in_file_names', 'check_kind', 'Run', 'run_of', 'settings',
+           'published']
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import ast
@@ -92,7 +93,13 @@ def benchmark_of(arguments: Mapping) -> tuple[str, Callable[..., Benchmark]]:
     "Which benchmark a run's `bench` asks for, its name and its builder; InputError if there is none such."
     as_annotated(arguments, dict, "a run's bench")
     name = arguments.get("benchmark", DEFAULT_BENCHMARK)
-    return name, named(name, BENCHMARKS, "benchmark")
+    builder = named(name, BENCHMARKS, "benchmark")
+    try: takes = list(inspect.signature(builder).parameters.values())
+    except (TypeError, ValueError): takes = None                        # none such, or one that says nothing of itself
+    if takes is None or any(each.kind == each.POSITIONAL_ONLY for each in takes):
+        raise InputError(f"benchmark {name!r} is {brief(builder)}: name a function of named arguments that returns a "
+                         "Benchmark")
+    return name, builder
 
 # %% ../../nbs/experiments/00_run.ipynb #6f67bb36
 def arguments_of(made: Callable, *given: str) -> dict:
@@ -163,6 +170,9 @@ def _builder(arguments: Mapping) -> tuple[Callable[..., Benchmark], bool, str]:
 @lru_cache(maxsize=2)
 def _made(builder: Callable[..., Benchmark], labels: bool, arguments: str) -> Benchmark:
     bench = builder(**json.loads(arguments))
+    if not isinstance(bench, Benchmark):
+        raise InputTypeError(f"benchmark {builder.__module__}:{builder.__name__} must return a Benchmark, got "
+                             f"{brief(bench)}")
     return with_labels(bench) if labels else bench
 
 
@@ -229,6 +239,19 @@ def in_file_names(cell: str) -> str:
     return re.sub(r"^\.+|[^A-Za-z0-9.]+", "_", cell)[:80] or "run"
 
 
+def check_kind(kind: type[LatentModel], model: str) -> None:
+    "InputError for a class that a run could not build or load."
+    takes = arguments_of(kind)
+    for name in ("specs", "sizes"):
+        if name not in takes:
+            raise InputError(f"model {model!r}: its constructor takes no {name!r}, which every run gives it: let it "
+                             "take specs and sizes")
+    for name, wanted in types_of(kind).items():
+        if name in takes and is_dataclass(wanted) and name not in kind.settings:
+            raise InputError(f"model {model!r}: its {name!r} is {wanted.__name__}(...), which files hold as a dict: "
+                             f"add it to settings, {{**LatentModel.settings, {name!r}: {wanted.__name__}}}")
+
+
 @dataclass(frozen=True)
 class Run:
     "One cell of a sweep at one seed. Its arguments are checked, and those at their defaults dropped, when it is made."
@@ -248,6 +271,7 @@ class Run:
         check_fields(self, "a run's ")
         whole(self.seed, "a run's seed", least=0, most=LARGEST_SEED)
         settled = {"recipe": replace(self.recipe, seed=self.seed)}
+        check_kind(self.kind, self.model)
         object.__setattr__(self, "options", {name: self.revive(name, value) for name, value in self.options.items()})
         if not self.takes_routes and self.routes != Routes():
             raise InputError(f"model {self.model!r} takes no routes, got {self.routes}")
@@ -259,7 +283,9 @@ class Run:
     @property
     def kind(self) -> type[LatentModel]:
         "The model's class."
-        return named(self.model, MODELS, "model")
+        kind = named(self.model, MODELS, "model")
+        if isinstance(kind, type) and issubclass(kind, LatentModel): return kind
+        raise InputError(f"model {self.model!r} is {brief(kind)}: name a class that inherits from LatentModel")
 
     @property
     def takes_routes(self) -> bool:

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
-           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'recipe_of', 'trainable',
-           'checkpoint_of', 'checkpoint_bytes', 'tracking', 'fit', 'curves', 'rehearse']
+           'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'named_fault',
+           'check_rebuilt', 'check_draws', 'check_own', 'recipe_of', 'trainable', 'checkpoint_of', 'checkpoint_bytes',
+           'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
+import inspect
 import json
 import math
 import tempfile
@@ -30,6 +32,8 @@ from ..data.spec import Benchmark
 from ..files import FileError, as_values, ready_to_write, unreadable
 from ..gate import (
     InputError, InputTypeError, brief, check_fields, device_of, flag, nearest, number, one_of, place, whole)
+from ..models.base import LatentModel
+from ..models.experts import ExpertModel, Rated
 from ..nets.build import KINDS
 from ..nets.precision import PRECISIONS, autocast, precision_in_force
 from .captured import CapturedLoss, check_complete, check_terms
@@ -247,6 +251,66 @@ def train_step(
     optimiser.step()
     return terms
 
+# %% ../../nbs/training/01_fit.ipynb #owed0001
+@contextmanager
+def named_fault(kind: type, what: str) -> Iterator[None]:
+    "Within it, an error is an InputError that says what of a model fails."
+    try: yield
+    except Exception as error:
+        raise InputError(f"{kind.__name__}: {what} fails, as it would after the training, with "
+                         f"{type(error).__name__}: {error}") from error
+
+
+def check_rebuilt(model: LatentModel) -> None:
+    "InputError if a model of one's own could not be loaded: built again of its `config`, it is not the same."
+    kind = type(model)
+    config = json.loads(json.dumps(as_values(model.config(), "what a model's config() returns")))
+    takes = inspect.signature(kind.__init__).parameters
+    hands_on = any(each.kind == each.VAR_KEYWORD for each in takes.values())
+    for name in config:
+        if hands_on or name in ("model", "specs", *takes): continue
+        raise InputError(f"arguments() of {kind.__name__} says {name!r}, which its constructor does not take, so that "
+                         "what is saved could not be loaded: let the constructor take it and hand it to its base")
+    with named_fault(kind, "from_config(config())"): twin = kind.from_config(config)
+    here, there = ({name: getattr(value, "shape", None) for name, value in each.state_dict().items()}
+                   for each in (model, twin))
+    for name in sorted(here | there):
+        if here.get(name) == there.get(name): continue
+        raise InputError(f"{kind.__name__}: built again by from_config(config()), its {name!r} is not of the same "
+                         "shape, so that what is saved could not be loaded: let arguments() say what decides it")
+
+
+def check_draws(model: LatentModel, bench: Benchmark) -> None:
+    "InputError if a model of one's own, as it is, cannot do for two rows what is asked of it after the training."
+    kind = type(model)
+    told = all(getattr(decoder, "options", None) is not None for decoder in model.decoders.values())
+    quick = {"steps": 1} if told else {}
+    rows = bench.train.select(bench.observed(bench.train, model.reads, [], 2))
+    given = {name: rows.values[name] for name in model.reads if len(rows)}
+    if not model.unsupported([]):
+        with named_fault(kind, "a draw from nothing"): model.sample({}, model.names, 2, **quick)
+    if not given or model.unsupported(model.reads): return
+    with named_fault(kind, f"a draw given {', '.join(given)}"): model.sample(given, model.names, 2, **quick)
+    if not isinstance(model, Rated): return
+    with named_fault(kind, "posterior"): model.posterior(model.encoded(given))
+    with named_fault(kind, "rate"): model.rate(model.encoded(given), draws=2)
+    with named_fault(kind, "prior_sample"): model.prior_sample(2)
+
+
+@torch.no_grad()
+def check_own(model: nn.Module, bench: Benchmark) -> None:
+    "InputError for what would fail only after the training of a model that is not of this package."
+    package, own = (kind.__module__.partition(".")[0] for kind in (LatentModel, type(model)))
+    if not isinstance(model, LatentModel) or own == package: return
+    if isinstance(model, ExpertModel) and not hasattr(model, "prior"):
+        raise InputError(f"{type(model).__name__} has no prior: let its constructor set self.prior to one of "
+                         "latent.prior")
+    was = model.training
+    with torch.random.fork_rng():
+        check_rebuilt(model)
+        try: check_draws(model.eval(), bench)
+        finally: model.train(was)
+
 # %% ../../nbs/training/01_fit.ipynb #a5383e73
 def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     "The recipe that `fit` was told; InputTypeError naming a change that is none."
@@ -274,6 +338,7 @@ def trainable(model: nn.Module, bench: Benchmark, recipe: Recipe) -> Benchmark:
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError("no weight of the model learns: it has none, or call model.requires_grad_(True) first, "
                          "as for a model that muni_nb.pretrained has read")
+    check_own(model, bench)
     if recipe.by_pattern:
         size = recipe.batch_size
         unmet = sum(len(rows) for rows in bench.train.patterns if len(rows) < size)
