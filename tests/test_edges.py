@@ -15,7 +15,7 @@ from muni_nb.evaluation.known import known_benchmark, read_picture
 from muni_nb.evaluation.report import evaluate, routes_of, strengths_of
 from muni_nb.evaluation.verifier import Exact, judge_for, train_verifier, verifier_error
 from muni_nb.experiments.tables import table
-from muni_nb.gate import InputError, number
+from muni_nb.gate import InputError, InputTypeError, number
 from muni_nb.latent.prior import FlowPrior
 from muni_nb.latent.subsets import proper_subset
 from muni_nb.models.classical.mvae import MVAE
@@ -222,5 +222,5 @@ def test_latents_are_as_many_as_rows():
     bench = bench_of(FEATURE, CLASS)
     model = MUNI(bench.specs, sizes=Sizes.tiny()).eval()
     model.infer = lambda given, n=1: torch.zeros(1, 4)     # n is forgotten
-    said = r"MUNI.infer, given nothing, returned 1 latents for 40 rows: want \[B \* n, D\]"
-    with pytest.raises(InputError, match=said): draw(model, bench, bench.test, [()])
+    said = r"infer of MUNI must return n latents .*\[B \* n, D\], here \[1 \* 40, D\]; got \[1, 4\]"
+    with pytest.raises(InputTypeError, match=said): draw(model, bench, bench.test, [()])

@@ -21,7 +21,6 @@ import xarray as xr
 from torch import Tensor
 
 from ..data.spec import KINDS, Benchmark, Rows, Spec, miller_madow, rendered
-from ..gate import InputError
 from .declare import (
     Figure, attributes_of, labels_of, not_carried, view_by_view, views_of, with_both)
 from .verifier import Judge
@@ -273,16 +272,15 @@ def draw(
 ) -> dict[tuple[str, ...], dict[str, Tensor]]:
     """For each given set, one draw a row of every modality that is not given.
 
-    InputError if the model's `infer` has another number of latents than there are rows."""
+    InputTypeError if the model's `infer` has another number of latents than there are rows."""
     held = model.encoded({k: rows.values[k] for k in bench.specs if any(k in g for g in routes)})
-    latent = lambda given: model.infer(held.only(given)) if given else model.infer({}, n=len(rows))
     drawn = {}
     for given in routes:
         want = [k for k in bench.specs if k not in given]
-        z = latent(given)
-        if len(z) != len(rows):
-            raise InputError(f"{type(model).__name__}.infer, given {route_name(given)}, returned {len(z)} latents for "
-                             f"{len(rows)} rows: want [B * n, D], n for each row, adjacent")
+        told = held.only(given) if given else {}
+        n = 1 if given else len(rows)
+        z = model.infer(told, n=n)
+        model.check_inferred(z, told, n)
         drawn[given] = model.decode(z, want, **options)
         tick(len(want))
     return drawn

@@ -110,7 +110,8 @@ def nat_value(model, bench: Benchmark, rows: Rows, draws: int = 4) -> xr.Dataset
     z = model.infer({k: rows.values[k] for k in labels}) if labels else None
     for name in model.guided:
         tellers = labels or [k for k in bench.specs if k != name]
-        carried = [a for a in bench.carries[name] if a in bench.told_by(tellers)]
+        told_of = bench.told_by(tellers)
+        carried = [a for a in bench.carries[name] if a in told_of]
         told = bench.entropy(carried) if carried else 0.0
         if not told > 0: continue                     # NaN where no train row knows them together
         if not labels: z = model.infer({k: rows.values[k] for k in tellers})

@@ -471,7 +471,8 @@ def sample(
 @patch
 def check_inferred(self: LatentModel, z: Tensor, given: Mapping[str, Tensor], n: int) -> None:
     "InputTypeError unless what `infer` returned is n latents for each row of `given`, [B * n, D]."
-    rows = len(given.mask) if hasattr(given, "mask") else len(next(iter(self.as_rows(given).values()), [None]))
+    if not hasattr(given, "mask") and not isinstance(given, Encoded): given = self.as_rows(given)
+    rows = len(given.mask) if hasattr(given, "mask") else len(next(iter(given.values()), [None]))
     if isinstance(z, Tensor) and z.dim() == 2 and len(z) == rows * n: return
     got = list(z.shape) if isinstance(z, Tensor) else brief(z)
     raise InputTypeError(f"infer of {type(self).__name__} must return n latents for each row of given, adjacent: "
