@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'DEFAULT_BENCHMARK', 'OURS', 'RENAMED', 'named',
            'benchmark_of', 'arguments_of', 'called', 'types_of', 'checked', 'plainly', 'bench_of', 'without_path',
-           'rows_of', 'code_of', 'outline', 'digest', 'in_file_names', 'check_kind', 'Run', 'run_of', 'settings',
-           'published']
+           'rows_of', 'code_of', 'tree_of', 'outline', 'digest', 'in_file_names', 'check_kind', 'Run', 'run_of',
+           'settings', 'published']
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import ast
@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from textwrap import dedent
 from typing import get_type_hints
 
 from fastcore.basics import patch
@@ -203,15 +204,25 @@ def rows_of(arguments: Mapping) -> dict[str, str]:
 def code_of(kind: type) -> dict[str, str]:
     """What an identity says of a model's code: of ours nothing, the versions stand for it.
 
-    Of another's a digest of the modules of its package that define its class and what that inherits; comments
-    and layout do not matter. What else these import is not looked at."""
+    Of another's a digest of the modules of its package that define its class and what that inherits, of a
+    notebook's class of its functions; comments and layout do not matter. What else these use is not looked at."""
     package = kind.__module__.partition(".")[0]
-    if package in (MUNI.__module__.partition(".")[0], "__main__"): return {}        # a notebook has no file
-    modules = {part.__module__ for part in kind.__mro__ if part.__module__.partition(".")[0] == package}
-    files = {name: getattr(sys.modules[name], "__file__", None) for name in sorted(modules)}
-    sources = {name: Path(file).read_bytes() for name, file in files.items() if file and file.endswith(".py")}
-    trees = {name: outline(ast.parse(source)) for name, source in sources.items()}
+    if package == MUNI.__module__.partition(".")[0]: return {}
+    parts = [part for part in kind.__mro__ if part.__module__.partition(".")[0] == package]
+    if package == "__main__":
+        trees = {f"{part.__name__}.{name}": tree_of(value) for part in parts
+                 for name, value in vars(part).items() if inspect.isfunction(value)}
+    else:
+        files = {name: getattr(sys.modules[name], "__file__", None) for name in sorted({p.__module__ for p in parts})}
+        sources = {name: Path(file).read_bytes() for name, file in files.items() if file and file.endswith(".py")}
+        trees = {name: outline(ast.parse(source)) for name, source in sources.items()}
     return {"code": digest(trees)} if trees else {}
+
+
+def tree_of(function: Callable) -> object:
+    "The syntax tree of a function, as `outline` tells it; None where its source is not at hand."
+    try: return outline(ast.parse(dedent(inspect.getsource(inspect.unwrap(function)))))
+    except (OSError, SyntaxError): return None        # a decorator wrote it, or it is a part of a line
 
 
 def outline(node: object) -> object:
