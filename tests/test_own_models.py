@@ -60,6 +60,27 @@ def test_what_would_fail_after_the_training_is_told_before_it(kind, said):
     assert torch.equal(before, torch.get_rng_state())
 
 
+class Built(MUNI):
+    times, odd = 0, False
+
+    def __init__(self, specs, sizes: Sizes = Sizes(), **more):
+        super().__init__(specs, sizes=sizes, **more)
+        if Built.odd: self.more = torch.nn.Parameter(torch.zeros(Built.times))      # of which config() is silent
+        Built.times += 1
+
+
+def test_what_a_model_owes_is_asked_once_of_a_class_and_its_arguments():
+    def built_again(**arguments):
+        model = Built(bench().specs, sizes=TINY, **arguments)
+        before = Built.times
+        fit(model, bench(), steps=2, batch_size=8, progress=False)
+        return Built.times - before
+
+    assert [built_again(), built_again(), built_again(stage=0.5)] == [1, 0, 1]
+    Built.odd = True
+    with pytest.raises(InputError, match="'more' is not of the same"): built_again()
+
+
 @dataclass(frozen=True)
 class Option:
     gain: float = 2.0

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -297,19 +298,29 @@ def check_draws(model: LatentModel, bench: Benchmark) -> None:
     with named_fault(kind, "prior_sample"): model.prior_sample(2)
 
 
+_WHOLE: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()     # models of one's own in which nothing was amiss
+
+
 @torch.no_grad()
 def check_own(model: nn.Module, bench: Benchmark) -> None:
-    "InputError for what would fail only after the training of a model that is not of this package."
+    """InputError for what would fail only after the training of a model that is not of this package.
+
+    Of a class, arguments and shapes of weights in which nothing was amiss it is not asked again."""
     package, own = (kind.__module__.partition(".")[0] for kind in (LatentModel, type(model)))
     if not isinstance(model, LatentModel) or own == package: return
     if isinstance(model, ExpertModel) and not hasattr(model, "prior"):
         raise InputError(f"{type(model).__name__} has no prior: let its constructor set self.prior to one of "
                          "latent.prior")
+    shapes = {name: str(getattr(value, "shape", None)) for name, value in model.state_dict().items()}
+    asked = json.dumps([as_values(model.config(), "what a model's config() returns"), shapes])
+    whole_ones = _WHOLE.setdefault(type(model), set())
+    if asked in whole_ones: return
     was = model.training
     with torch.random.fork_rng():
         check_rebuilt(model)
         try: check_draws(model.eval(), bench)
         finally: model.train(was)
+    whole_ones.add(asked)
 
 # %% ../../nbs/training/01_fit.ipynb #a5383e73
 def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
