@@ -12,6 +12,7 @@ from muni_nb.experiments.cost import judging_seconds, operations, rehearse_cost
 from muni_nb.experiments.execute import execute
 from muni_nb.experiments.run import MODELS, Run, settings
 from muni_nb.gate import InputError
+from muni_nb.models.muni import MUNI
 from muni_nb.nets.build import Sizes
 from muni_nb.training.fit import fit
 
@@ -122,8 +123,13 @@ def test_numbers_that_nothing_can_be_judged_by_are_refused_when_a_run_is_made(as
     with pytest.raises(InputError, match=f"evaluate: {next(iter(asked))}"): Run("tiny", evaluation=asked)
 
 
+class Refusing(MUNI):
+    def unsupported(self, given): return "it has not learned to draw"
+
+
 @pytest.mark.parametrize("model, bench, evaluation, message", (
     ("FlowBind", {}, {"routes": [[]]}, "no route is left"),
+    ("test_every_model:Refusing", {}, {}, "no route is left: it has not learned to draw"),
     ("MUNI", {}, {"routes": [["smell"]]}, "smell"),
     ("MUNI", {"test_rows": 3}, {}, "3 test rows, want 4"),
 ))

@@ -107,9 +107,8 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     versions = versions_of()                                         # before the work
     bench = bench_of(run.bench)
     check_rows(bench)
-    if "routes" in run.evaluation:
-        with torch.random.fork_rng(): model = run.build(bench.specs)
-        refused_of(model, routes_of(model, bench, run.evaluation["routes"]))
+    with torch.random.fork_rng(): model = run.build(bench.specs)
+    refused_of(model, routes_of(model, bench, run.evaluation.get("routes")))
     judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
     model, curves = trained(run, folder, device, progress)
