@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 import os
+from dataclasses import replace
 from functools import partial
 from itertools import combinations, permutations
 
@@ -26,6 +27,7 @@ from muni_nb.data.scenes import scenes
 from muni_nb.evaluation import alignment, verifier
 from muni_nb.evaluation.alignment import towers_for
 from muni_nb.evaluation.verifier import SHIPPED, exact_readers, judge_for, read_judge, verifier_error
+from muni_nb.gate import InputError
 from muni_nb.latent.gaussian import Posterior
 from muni_nb.training.checkpoint import read_state
 
@@ -139,6 +141,15 @@ def test_default_benchmarks_wait_for_no_judge(monkeypatch):
                 right = shown[attribute] == bench.test.attributes[attribute]
                 assert right.float().mean() > 0.9, (bench.name, name, attribute)
     towers_for(scenes(**few), None)
+
+
+def test_a_judge_of_other_attributes_than_are_carried_is_told():
+    bench = quadrant_digits(16, rows=64, test_rows=40)
+    only_digits = replace(bench, carries=bench.carries | dict.fromkeys(bench.views, ("digit",)))
+    with pytest.raises(InputError, match="view0, view1, view2 carry digit, but .* config of its own"):
+        judge_for(only_digits, None, progress=False)
+    told = judge_for(replace(only_digits, config={"name": "digits"}), None, progress=False, steps=1, rows=64)
+    assert list(told["view0"].heads) == ["digit"]
 
 
 @pytest.mark.skipif(not os.environ.get("MUNI_NB_MNIST"), reason="MUNI_NB_MNIST names no folder with MNIST")
