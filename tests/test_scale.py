@@ -21,6 +21,12 @@ def bench(monkeypatch):
     return scale.vectors(DOZEN, rows=128, test_rows=60)
 
 
+def test_the_cost_of_every_classical_model_is_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import scale
+    assert set(scale.VAES) == {name for name, kind in MODELS.items() if ".classical." in kind.__module__}
+
+
 def fresh(name, bench):
     torch.manual_seed(0)
     return Run("test", model=name, options=OPTIONS.get(name, {}), **settings(True)).build(bench.specs)

@@ -32,7 +32,7 @@ from muni_nb.experiments.run import MODELS
 from muni_nb.nets.build import Sizes
 
 OUT = Path(__file__).resolve().parent.parent / "ablations" / "records" / "scale.json"
-VAES = ("MVAE", "MMVAE", "MoPoE", "MVTCAE", "HELVAE", "MMVAE+")
+VAES = ("MVAE", "MMVAE", "MoPoE", "MVTCAE", "HELVAE", "MMVAE+", "JMVAE")
 
 CLASSES = 4
 FEATURES = 3
