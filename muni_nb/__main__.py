@@ -8,14 +8,16 @@ __all__ = ['Answer', 'FORMATS', 'COMMANDS', 'DOTTED', 'run_options', 'settings_t
            'run_sample', 'share_options', 'run_share', 'sweep_options', 'sweep_notebook', 'unused', 'run_sweep',
            'report_options', 'records_of', 'reported', 'lacking', 'against', 'run_report', 'explore_options',
            'run_explore', 'doctor_options', 'run_doctor', 'extract_options', 'run_extract', 'code_options', 'run_code',
-           'cache_options', 'run_cache', 'Parser', 'parser', 'answer', 'is_ours', 'main']
+           'cache_options', 'run_cache', 'Parser', 'parser', 'answer', 'is_ours', 'is_file_fault', 'main']
 
 # %% ../nbs/02_main.ipynb #15612f18
 import argparse
+import errno
 import inspect
 import json
 import subprocess
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -46,7 +48,7 @@ from .features.cache import MODALITIES
 from .features.corpora import CORPORA, read_corpus
 from .features.encoders import PUBLISHED, encoder_of
 from .features.extract import check_cache, extract, learn_audio_code, overview
-from .files import ready_to_write
+from .files import FORBIDDEN, FULL, ready_to_write
 from .gate import InputError, device_of, nearest, path_of, plain, several_of, whole
 from .training.progress import say
 from .training.trackers import tracker_of
@@ -481,10 +483,20 @@ def is_ours(error: Exception) -> bool:
     return Path(last.filename).is_relative_to(package) and "raise " in last.line
 
 
+def is_file_fault(error: Exception) -> bool:
+    "Whether a file is missing, forbidden or does not fit, as this package or a library met it: no code of one's own."
+    plain_ones = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, *FORBIDDEN, *FULL)
+    if not isinstance(error, OSError) or error.errno not in plain_ones: return False
+    places = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    known = [Path(inspect.getfile(InputError)).parent, *map(Path, places)]
+    met_in = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    return all(any(path.is_relative_to(place) for place in known) for path in met_in)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do as the arguments say; 0 if it was done, 2 if what was given cannot be, 1 if the work failed.
 
-    Errors that are not this package's are raised."""
+    Errors that are neither this package's nor of a file are raised."""
     try:
         print(answer(sys.argv[1:] if arguments is None else arguments))
         return 0
@@ -492,7 +504,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted: call again, what is finished is kept", file=sys.stderr)
         return 1
     except Exception as error:
-        if not is_ours(error): raise
+        if not is_ours(error) and not is_file_fault(error): raise
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ValueError | FileNotFoundError | ImportError) else 1
 

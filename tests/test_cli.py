@@ -1,5 +1,6 @@
 "The command line, from arguments to files and exit codes; everything in this process."
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -148,6 +149,15 @@ def test_errors_that_are_not_ours_keep_their_traceback(folder, monkeypatch, tmp_
     with pytest.raises(ValueError, match="invalid literal"): main(["train", *SMALL, "--bench.benchmark", "mylab:wrong"])
     assert main(["train", *SMALL, "--bench.benchmark", "mylab:none"]) == 2
     assert "a: nothing is there in 9 rows" in capsys.readouterr().err
+
+
+def test_a_file_fault_of_a_library_is_one_line_and_of_ones_own_code_a_traceback(folder, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["share", str(folder), str(tmp_path / "file" / "shared")]) == 1
+    assert re.fullmatch(r"\[Errno \d+\] Not a directory: .*shared'\n", capsys.readouterr().err)
+    (tmp_path / "ourlab.py").write_text("def rows(): return open('nowhere')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FileNotFoundError): main(["train", *SMALL, "--bench.benchmark", "ourlab:rows"])
 
 
 def test_a_notebook_is_run_with_parameters(tmp_path, capsys, monkeypatch):
