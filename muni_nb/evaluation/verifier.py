@@ -312,12 +312,11 @@ def judge_for(
         with torch.random.fork_rng(): verifier = Verifier(bench.specs[names[0]], attributes, **width)
         train = lambda: train_verifier(bench, names, progress=progress, **training).state_dict()
         state = cached(folder, who, train)
-        shapes = [{k: x.shape for k, x in each.items()} for each in (state, verifier.state_dict())]
-        if shapes[0] != shapes[1]:
+        try: verifier.load_state_dict(state)
+        except RuntimeError as error:
             raise InputError(f"{', '.join(names)} carry {', '.join(attributes)}, but the judge of "
                              f"{bench.config.get('builder', bench.name)} reads other attributes: with other carries "
-                             "give the benchmark a config of its own, that names no builder")
-        verifier.load_state_dict(state)
+                             "give the benchmark a config of its own, that names no builder") from error
         judge |= dict.fromkeys(names, verifier.eval())
     return judge
 

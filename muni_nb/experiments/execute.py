@@ -26,6 +26,7 @@ from .store import find, read_result, write_result
 from .told import as_yaml, values_of
 from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong, write_whole
 from ..gate import InputError, InputTypeError, brief, device_of, flag
+from ..models.base import LatentModel
 from ..training.fit import fit
 from ..training.progress import say
 from ..training.trackers import Tracker
@@ -107,8 +108,9 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
     versions = versions_of()                                         # before the work
     bench = bench_of(run.bench)
     check_rows(bench)
-    with torch.random.fork_rng(): model = run.build(bench.specs)
-    refused_of(model, routes_of(model, bench, run.evaluation.get("routes")))
+    if "routes" in run.evaluation or run.kind.unsupported is not LatentModel.unsupported:    # else nothing is refused
+        with torch.random.fork_rng(): model = run.build(bench.specs)
+        refused_of(model, routes_of(model, bench, run.evaluation.get("routes")))
     judge = judge_for(bench, folder / "verifiers", progress=progress, **run.verifier)
     towers = None if run.towers is None else towers_for(bench, folder / "verifiers", progress=progress, **run.towers)
     model, curves = trained(run, folder, device, progress)
