@@ -21,14 +21,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.spec import Benchmark, rendered
-from ..evaluation.coherence import given_sets
+from ..evaluation.coherence import decoder_entropy, given_sets
 from ..evaluation.predictivity import fit_probes
 from ..evaluation.report import few, refused_of, routes_of, strengths_of, unprobed
 from ..evaluation.verifier import Verifier, no_trunk
 from ..models.base import LatentModel
 from ..models.experts import Rated
 from .execute import RESULT_BYTES
-from .run import Run, bench_of
+from .run import Run, arguments_of, bench_of
 from ..training.fit import checkpoint_bytes, fit, optimiser_of, train_step
 
 # %% ../../nbs/experiments/03_cost.ipynb #3c6522bc
@@ -57,7 +57,8 @@ def kind_of(run: Run) -> str:
 def values_drawn(bench: Benchmark, routes: Sequence[Sequence[str]], rows: int) -> dict[str, float]:
     "How many values of each modality are drawn, by these routes and for the entropy of decoders."
     told_little = sum(set(route) <= set(bench.labels) for route in routes)
-    again = 36 * 16 * told_little / max(1, len(bench.views))             # latents and draws of `decoder_entropy`
+    entropy = arguments_of(decoder_entropy)
+    again = entropy["latents"] * entropy["draws"] * told_little / max(1, len(bench.views))
     return {k: rows * sum(k not in route for route in routes) + again * (k in bench.views) for k in bench.specs}
 
 
