@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.spec import Spec
-from ..gate import InputError, number, several_of, typed, whole
+from ..gate import InputError, several_of, typed, whole
 from ..latent.contrast import info_nce
 from ..latent.gaussian import Posterior, pool
 from ..latent.subsets import halves, rows_where
