@@ -96,8 +96,6 @@ class LatentModel(nn.Module, ModelHubMixin, model_card_template=CARD, library_na
     settings: Mapping[str, type] = {"sizes": Sizes}    # the constructor's arguments that are dataclasses
     stages: Mapping[float, float] = {}     # fractions of training at which a further stage begins, and factors
                                            # of its learning rates; see training.fit
-    stage: float = 1.0                     # the fraction at which encoders and decoders rest, see `rest_after`
-    stage_lr = 1.0                         # that stage's factor
     shared: int | None = None              # of z, the first columns that a posterior speaks of; None: all
 
     @typed
@@ -169,18 +167,6 @@ class LatentModel(nn.Module, ModelHubMixin, model_card_template=CARD, library_na
     def unsupported(self, given: Sequence[str]) -> str:
         "Why this model can draw nothing from the modalities `given`, () for none; empty if it can."
         return ""
-
-    def rest_after(self, stage: float) -> None:
-        """Encoders and decoders rest after that fraction of training (1: never), while what draws latents learns on.
-
-        ValueError if it is not in (0, 1]."""
-        number(stage, "stage, a fraction of training,", most=1, above=0)
-        self.stage = stage
-        self.stages = {stage: self.stage_lr} if stage < 1 else {}
-
-    def resting(self, progress: float | Tensor) -> bool:
-        "Whether encoders and decoders rest after a fraction `progress` of training."
-        return self.stage < 1 and self.stage <= progress      # without a stage a recorded step is not asked
 
     def own_figures(self, rows: Rows) -> dict[str, tuple[float, dict]]:
         "Figures that only this model has, of complete test rows: {variable: (value, its attributes)}."

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.spec import Spec
-from ..gate import InputError, several_of, typed, whole
+from ..gate import InputError, number, several_of, typed, whole
 from ..latent.contrast import info_nce
 from ..latent.gaussian import Posterior, pool
 from ..latent.subsets import halves, rows_where
@@ -53,12 +53,25 @@ class ExpertModel(LatentModel):
     pooling = "poe"    # one of latent.gaussian.POOLINGS
     prior: nn.Module   # one of latent.prior
     latents = Latents()   # of a flow prior
-    stage_lr = 3.0        # of a prior that is fitted alone (ours; models.conditional says why)
+    # factor of the learning rate of a prior that is fitted alone (ours; models.conditional says why)
+    stage_lr = 3.0
 
     @typed
     def __init__(self, specs: Mapping[str, Spec], sizes: Sizes = Sizes(), **decoders):
         super().__init__(specs, sizes, **decoders)
         self.encoders = nn.ModuleDict({k: encoder_for(s, sizes) for k, s in specs.items()})
+
+    def rest_after(self, stage: float) -> None:
+        """Encoders and decoders rest after that fraction of training (1: never).
+
+        ValueError if it is not in (0, 1]."""
+        number(stage, "stage, a fraction of training,", most=1, above=0)
+        self.stage = stage
+        self.stages = {stage: self.stage_lr} if stage < 1 else {}
+
+    def resting(self, progress: float | Tensor) -> bool:
+        "Whether encoders and decoders rest after a fraction `progress` of training."
+        return self.stage < 1 and self.stage <= progress      # without a stage a recorded step is not asked
 
     def pooled(self, experts: "Experts") -> Posterior:
         """The posterior at test time, not floored.
