@@ -104,6 +104,12 @@ def encode(
 
 # %% ../../nbs/models/01_experts.ipynb #align002
 @patch
+def side(self: ExpertModel, mean: Tensor, logvar: Tensor, shown: Tensor) -> Posterior:
+    "The posterior of the modalities `shown` [B, M] of each row, as `alignment` compares it with the rest's."
+    return pool(mean, logvar, shown, self.pooling)
+
+
+@patch
 def alignment(
     self: ExpertModel,
     mean: Tensor,         # [B, M, D], of the experts
@@ -116,7 +122,7 @@ def alignment(
     one, rest = halves(available)
     rows = rows_where(rest.any(1), every=available.shape[1] > 1)
     if not len(rows): return mean.new_zeros(())
-    sides = [pool(mean[rows], logvar[rows], half[rows], self.pooling) for half in (one, rest)]
+    sides = [self.side(mean[rows], logvar[rows], half[rows]) for half in (one, rest)]
     means = [(side.logw.exp()[:, :, None] * side.mean).sum(1) for side in sides]
     return info_nce(*means, temperature=0.1)
 

@@ -106,11 +106,19 @@ class FlowBind(LatentModel):
         decoder = lambda members: BoundFlow(members[0], dims, width, depth, latents)
         super().__init__(specs, sizes, groups={name: [name] for name in specs}, decoder=decoder)
         self.dims = dims
-        self.latents = latents
         self.options = {"width": width, "depth": depth, "variance": variance, "ends": ends}
 
     def arguments(self) -> dict:
         return {**super().arguments(), **self.options, "latents": asdict(self.latents)}
+
+    @property
+    def latents(self) -> Latents:
+        "How every flow walks; set, it is set of all."
+        return next(iter(self.decoders.values())).latents
+
+    @latents.setter
+    def latents(self, latents: Latents):
+        for flow in self.decoders.values(): flow.latents = latents
 
     def unsupported(self, given) -> str:
         return "" if given else "it has no law of its latent: give one modality or more"

@@ -147,7 +147,9 @@ def encode(self: MLD, values: Mapping[str, Tensor], available: Tensor) -> Tensor
 def watch(self: MLD, code: Tensor, available: Tensor) -> None:
     """Take codes [B, D] into the running mean and mean square of each dimension.
 
-    Those of modalities that are not `available` [B, M] are zero, and do not count."""
+    Those of modalities that are not `available` [B, M] are zero, and do not count; nor does a batch with a code
+    that is not finite, whose step is refused."""
+    if not code.isfinite().all(): return
     count = available.sum(0)[self.owner]
     self.seen += count > 0
     weight = torch.where(count > 0, (1 / self.seen.clamp(min=1)).clamp(min=0.01), 0.0)

@@ -153,8 +153,8 @@ def loss(
 
     One term per decoder (images: summed squared velocity error; labels: nats), `rate` (nats) and
     `prior` (flow matching, summed over dimensions); with `Routes.contrast`, `contrastive` (nats). After
-    `stage` of training, with which the ramp ends, `prior` alone, over four draws of what a row's latent can
-    be."""
+    `stage` of training, of which the ramp takes its fraction, `prior` alone, over four draws of what a row's
+    latent can be."""
     if self.resting(progress):
         with torch.no_grad():
             mean, logvar = (part.repeat(4, 1, 1) for part in self.encode(batch, available))

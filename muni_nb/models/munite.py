@@ -247,7 +247,8 @@ def integrate(self: MUNITE, w: Tensor, streams: Streams, subset: Tensor, end: Te
 
     def velocity(w: Tensor, part: Tensor) -> Tensor:
         t = part[:, None] * end
-        return (end / (1 - t))[:, :, None] * (self.predict(w, t, streams, subset) - w)
+        left = (1 - t).clamp(min=2**-24)      # float32's least; the last of many steps would divide by zero
+        return (end / left)[:, :, None] * (self.predict(w, t, streams, subset) - w)
     return how.walk(velocity, w)
 
 # %% ../../nbs/models/06_munite.ipynb #38bfb57f
@@ -390,7 +391,8 @@ def query_dependence(self: MUNITE, rows: Rows, queries: int = 8) -> float:
     ValueError for fewer than two queries or rows, or rows that lack modalities."""
     if queries < 2 or len(rows) < 2 or not rows.available.all():
         raise ValueError(f"want at least 2 queries and 2 rows with all modalities; got {queries} and {rows}")
-    w = self.infer({k: rows.values[k] for k in self.names}, queries).view(len(rows), queries, -1)
+    with torch.autocast(self.device.type, enabled=False):     # bfloat16 rounds by more than queries differ
+        w = self.infer({k: rows.values[k] for k in self.names}, queries).view(len(rows), queries, -1)
     over_queries = w.var(1).sum(1).mean()
     over_rows = w.mean(1).var(0).sum()
     return (over_queries / over_rows).item()

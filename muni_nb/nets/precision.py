@@ -61,7 +61,11 @@ def bfloat16_pays(kind: str = "cpu") -> bool:
 
 # %% ../../nbs/nets/09_precision.ipynb #f84d4645
 @lru_cache
-def _warn_of_slowness() -> None:
+def _warn_of_slowness(kind: str) -> None:
+    if kind != "cpu":
+        warnings.warn(f"bfloat16 was asked for on a {kind} device that has no instructions for it; "
+                      "precision=\"auto\" takes float32 there", stacklevel=4)
+        return
     slower = seconds_of_product(torch.bfloat16) / seconds_of_product(torch.float32)
     warnings.warn("bfloat16 was asked for on a CPU that is slower in it: "
                   f"a matrix product takes {slower:.1f} times as long as in float32 here; "
@@ -76,9 +80,10 @@ def precision_in_force(
 
     InputError if it is none; a warning, once, where bfloat16 is forced but slower."""
     one_of(precision, "precision", PRECISIONS)
-    pays = bfloat16_pays(torch.device(device).type)
+    kind = torch.device(device).type
+    pays = bfloat16_pays(kind)
     if precision == "auto": return "bfloat16" if pays else "float32"
-    if precision == "bfloat16" and not pays: _warn_of_slowness()
+    if precision == "bfloat16" and not pays: _warn_of_slowness(kind)
     return precision
 
 # %% ../../nbs/nets/09_precision.ipynb #095ad9cf

@@ -185,8 +185,8 @@ def check_captions(x: Tensor, name: str) -> None:
 
 
 class Turned(nn.Embedding):
-    "As an embedding of [B, L], with the width second: [B, width, L]."
-    def forward(self, x: Tensor) -> Tensor: return super().forward(x).mT
+    "As an embedding of captions [B, L], with the width second: [B, width, L]; what stands behind an end is PAD."
+    def forward(self, x: Tensor) -> Tensor: return super().forward(x.masked_fill(~up_to_end(x), PAD)).mT
 
 # %% ../../nbs/nets/04_text.ipynb #dded9064
 class TextKind(Kind):

@@ -17,7 +17,7 @@ from ...data.spec import Spec
 from ...gate import InputError, number, one_of, typed
 from ...latent.gaussian import Posterior, pool
 from ...latent.prior import NormalPrior
-from ..base import Part, draws_of, ramped
+from ..base import Latents, Part, draws_of, ramped
 from ..experts import ExpertModel, Experts
 from ...nets.build import Sizes, likelihood_for, prior_for
 from ...nets.decoders import LAWS
@@ -36,6 +36,7 @@ class ClassicalVAE(ExpertModel):
     The defaults of `likelihood`, `scale` and `label_weight` are ours, chosen on quadrant digits at 16
     pixels."""
     equal_shares = False    # see `one_draw`
+    settings = {**ExpertModel.settings, "latents": Latents}
 
     @typed
     def __init__(
@@ -51,6 +52,7 @@ class ClassicalVAE(ExpertModel):
         contrast: float = 0.0,         # weight of the alignment of a row's two halves, in nats (no paper's)
         stage: float = 1.0,            # fraction of training after which encoders and decoders rest, and a
                                        # flow is fitted to codes, to draw from nothing (ours; 1: never)
+        latents: Latents = Latents(),  # how that flow draws
         # those of z that each decoder reads, `sizes.latent` of them, for a subclass whose latent has parts
         columns: Mapping[str, list[int]] | None = None,
     ):
@@ -76,6 +78,7 @@ class ClassicalVAE(ExpertModel):
         self.warmup = warmup
         self.label_weight = label_weight
         self.contrast = contrast
+        self.latents = latents
         self.encoders.lr_scale = self.decoders.lr_scale = 2.0    # found on quadrant digits, see training.fit
         self.dims = sizes.latent if columns is None else 1 + max(map(max, columns.values()))
         self.prior = NormalPrior(self.dims)
@@ -84,7 +87,8 @@ class ClassicalVAE(ExpertModel):
 
     def arguments(self) -> dict:
         own = ("likelihood", "scale", "beta", "warmup", "label_weight", "contrast", "stage")
-        return {**super().arguments(), **{name: getattr(self, name) for name in own}}
+        told = {name: getattr(self, name) for name in own}
+        return {**super().arguments(), **told, "latents": asdict(self.latents)}
 
     def beta_at(self, progress: float) -> float:
         "The weight of the KL divergence after a fraction `progress` of training."

@@ -56,6 +56,10 @@ class MoPoE(ClassicalVAE):
         last = lambda part, end: torch.cat([part[:, :-1], end], 1)
         return Posterior(mixture.logw, last(mixture.mean, whole.mean), last(mixture.logvar, whole.logvar))
 
+    def side(self, mean: Tensor, logvar: Tensor, shown: Tensor) -> Posterior:
+        if len(self.names) > LISTED: return self.some(mean, logvar, shown)
+        return super().side(mean, logvar, shown)
+
     def pooled(self, experts: Experts) -> Posterior:
         "The product of what is given, times the prior where all modalities are."
         plain = pool(experts.mean, experts.logvar, experts.mask, "poe")
