@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AXES', 'Family', 'carried', 'with_axes', 'attributes_of', 'labels_of', 'views_of', 'with_both', 'not_carried',
-           'alike', 'view_by_view', 'route', 'routes', 'leave_one_out', 'drawn_from', 'Figure', 'declared',
+           'alike', 'view_by_view', 'route', 'routes', 'leave_one_out', 'drawn_from', 'Figure', 'nats_told', 'declared',
            'check_names']
 
 # %% ../../nbs/evaluation/00_declare.ipynb #36ee802e
@@ -158,14 +158,19 @@ class Figure:
         return values.sel({axis: wanted for axis, wanted in self.at.items() if axis in values.dims})
 
     def read(self, ds: xr.Dataset) -> xr.DataArray | None:
-        "The values [cell, seed]; None where the dataset does not hold them."
+        """The values [cell, seed]; None where the dataset does not hold them.
+
+        NaN for a run that lacks a place that another has: means over unlike places do not compare."""
         needed = [self.variable, self.less] if self.less else [self.variable]
         if self.variable in ds: self.check_axes(ds)
         if not all(name in ds and self.is_in(ds[name]) for name in needed): return None
         value = ds[self.variable] - ds[self.less] if self.less else ds[self.variable]
         value = self.select(value)
         if self.total: value = value.sum(self.total, skipna=False)
-        value = value.mean([axis for axis in value.dims if axis not in ("cell", "seed")], skipna=True)
+        runs = [axis for axis in value.dims if axis in ("cell", "seed")]
+        places = [axis for axis in value.dims if axis not in runs]
+        lacking = value.isnull() & value.notnull().any(runs)
+        value = value.mean(places, skipna=True).where(~lacking.any(places))
         return value.reset_coords(drop=True) if value.notnull().any() else None
 
     def reference(self, ds: xr.Dataset, which: str) -> float:
@@ -190,6 +195,20 @@ class Figure:
     def trials(self, ds: xr.Dataset) -> float:
         "The rows behind a fraction that is a count of rows, else NaN."
         return ds[self.variable].attrs.get("n", math.nan) if self.counted else math.nan
+
+
+def nats_told(ds: xr.Dataset, given: Sequence[str]) -> float:
+    """What given sets tell of all attributes, in nats, a mean over the sets.
+
+    It is what a latent that says nothing leaves open, less what the sets leave open themselves. NaN without probes
+    of these sets, or with cells of unlike benchmarks: to a twentieth, as it may be estimated."""
+    both = {"attribute": "both"}
+    nothing = Figure("", "", "probe_absent", at=both).read(ds)
+    left_open = Figure("", "", "probe_cross_entropy", at=both | {"given": given}, less="predictive_gap").read(ds)
+    if nothing is None or left_open is None: return math.nan
+    told = nothing - left_open
+    mean, spread = float(told.mean()), float(told.max() - told.min())
+    return mean if spread <= abs(mean) / 20 else math.nan
 
 # %% ../../nbs/evaluation/00_declare.ipynb #e6cdc039
 Family = Callable[[xr.Dataset], list[Figure]]

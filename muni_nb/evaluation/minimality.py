@@ -16,7 +16,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..data.spec import Benchmark, Rows
-from .declare import Figure, labels_of, leave_one_out, route, routes, views_of
+from .declare import Figure, labels_of, leave_one_out, nats_told, route, routes, views_of
 from .coherence import all_but_one, given_sets, route_name
 from ..latent.gaussian import Posterior
 
@@ -213,17 +213,16 @@ def minimality(
 # %% ../../nbs/evaluation/04_minimality.ipynb #474ecf87
 def rate_figures(ds: xr.Dataset) -> list[Figure]:
     "What a latent costs, by what it is made from."
-    labels = labels_of(ds)
-    share = float(ds.rate_minimal.mean()) / len(labels) if labels and "rate_minimal" in ds else math.nan
+    labels, views = labels_of(ds), routes(ds, views_of(ds), 1)
     figures = [
         Figure("rate, leave-one-out", "minimality", "rate_leave_one_out", "nats",
                less="rate_gap_leave_one_out", real="rate_minimal"),
         Figure("rate, leave-one-out, beyond its probe", "minimality", "rate_excess", "nats", real=0.0),
-        Figure("rate, one view", "minimality", "rate", "nats", at={"given": routes(ds, views_of(ds), 1)},
-               less="rate_gap", real="rate_minimal")]
+        Figure("rate, one view", "minimality", "rate", "nats", at={"given": views},
+               less="rate_gap", real=nats_told(ds, views))]
     if labels:
         figures.append(Figure("rate, one label", "minimality", "rate", "nats", at={"given": labels},
-                              less="rate_gap", real=share))
+                              less="rate_gap", real=nats_told(ds, labels)))
     return figures
 
 

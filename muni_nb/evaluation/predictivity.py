@@ -17,8 +17,9 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ..data.spec import Benchmark, Rows
-from .declare import (
-    Figure, alike, attributes_of, drawn_from, labels_of, not_carried, route, routes, view_by_view, views_of, with_both)
+from muni_nb.evaluation.declare import (
+    Figure, alike, attributes_of, drawn_from, labels_of, nats_told, not_carried, route, routes, view_by_view, views_of,
+    with_both)
 from .coherence import all_but_one, given_sets, joint_label, route_name
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #e362836e
@@ -292,7 +293,7 @@ def predictivity_figures(ds: xr.Dataset) -> list[Figure]:
     if view_by_view(ds): figures += number_figures(ds) if alike(ds) else factor_figures(ds)
     for what, given in (("one view", one), ("two views", two)):
         figures.append(Figure(f"{what}: predictive gap", "predictivity", "predictive_gap", "nats",
-                              at={"given": given, "attribute": "both"}, chance="probe_absent", real=0.0))
+                              at={"given": given, "attribute": "both"}, chance=nats_told(ds, given), real=0.0))
     figures.append(Figure("leave-one-out: probe", "predictivity", "probe_leave_one_out", "nats",
                           at={"attribute": "both"}, chance="probe_absent", real=0.0))
     return figures
