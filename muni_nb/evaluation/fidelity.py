@@ -220,8 +220,8 @@ def fidelity(
 def fidelity_figures(ds: xr.Dataset) -> list[Figure]:
     "The figures of what drawn pictures are like."
     figures = [
-        Figure("Frechet distance", "fidelity", "frechet", "1", real="frechet_real"),
-        Figure("kernel distance", "fidelity", "kid", "1", real="kid_real"),
+        Figure("Frechet distance", "fidelity", "frechet", "1", real="frechet_real", scaled_by="frechet_real"),
+        Figure("kernel distance", "fidelity", "kid", "1", real="kid_real", scaled_by="frechet_real"),
         Figure("copies", "fidelity", "copies", real="copies_real")]
     if alike(ds) or "view" not in ds.dims: return figures
     for figure, view in product(tuple(figures), map(str, ds.view.values)):

@@ -26,7 +26,7 @@ from .run import Run, in_file_names, run_of
 from .store import OF_ONE_RUN, files_in, files_of, kept_in, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .cost import Cost, kind_of, rehearse_cost
-from .tables import by_guidance, compare, headline, over_seeds, within_run
+from .tables import by_guidance, compare, headline, on_one_scale, over_seeds, within_run
 from ..files import writing
 from ..gate import InputError, one_of, path_of
 from ..training.fit import flat
@@ -322,8 +322,8 @@ def difference(
     rows = []
     for cell, metric in product(shared, [name for name in map(str, one.metric.values) if name in other.metric.values]):
         trials = float(np.min([float(h.trials.sel(metric=metric)) for h in (one, other)]))     # NaN if either is
-        values = [h["value"].sel(cell=cell, metric=metric) for h in (one, other)]
-        found = compare(*values, trials)
+        mine, yours = (h.sel(cell=cell, metric=metric) for h in (one, other))
+        found = compare(on_one_scale(mine, yours), yours["value"], trials)
         if found: rows.append({"cell": cell, "metric": metric, **found})
     if not rows:
         told = f"{ours.name} and {theirs.name} share no seed, or no figure, of {', '.join(shared)}"

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ALL', 'LEVEL', 'COMPARED', 'one_guidance', 'by_guidance', 'check_figures', 'headline', 'as_dataset', 'table',
-           'criteria', 'markdown', 'by_factor', 'over_seeds', 'within_run', 'compare', 'differences',
-           'differences_in_words', 'criterion_in_words', 'left_out', 'reading', 'verdict_of', 'verdicts', 'within']
+           'criteria', 'markdown', 'by_factor', 'over_seeds', 'within_run', 'compare', 'on_one_scale', 'differences',
+           'differences_in_words', 'criterion_in_words', 'of_other_judges', 'left_out', 'reading', 'verdict_of',
+           'verdicts', 'within']
 
 # %% ../../nbs/experiments/01_tables.ipynb #aec4aa43
 import json
@@ -19,7 +20,7 @@ from scipy import stats
 
 from ..evaluation.alignment import alignment_figures
 from ..evaluation.coherence import coherence_figures
-from ..evaluation.declare import Family, Figure, attributes_of, check_names, declared, with_axes
+from ..evaluation.declare import SAME_SCALE, Family, Figure, attributes_of, check_names, declared, with_axes
 from ..evaluation.fidelity import fidelity_figures
 from ..evaluation.minimality import minimality_figures
 from ..evaluation.predictivity import predictivity_figures
@@ -56,8 +57,8 @@ def headline(
 ) -> xr.Dataset:
     """The figures of a dataset as one table, `value` [metric, cell, seed].
 
-    With `criterion`, `unit`, `chance`, `real` and `trials` by metric, see `Figure`. What the dataset does
-    not hold is left out. ValueError for several guidances, an unknown name, or if it holds no figure."""
+    With `criterion`, `unit`, `chance`, `real` and `trials` by metric, see `Figure`, and `scale`, by which
+    distances of unlike judges are told apart, as `value`. What the dataset does not hold is left out. ValueError for several guidances, an unknown name, or if it holds no figure."""
     one_guidance(ds)
     ds = with_axes(ds)
     named = declared(ds, figures)
@@ -74,8 +75,10 @@ def as_dataset(values: Mapping[str, xr.DataArray], figures: Sequence[Figure], ds
     "Values [cell, seed] by metric, with what their figures are read against."
     metric = pd.Index(list(values), name="metric")
     value = xr.concat(list(values.values()), metric, coords="minimal", compat="override", join="outer")
+    scale = [xr.zeros_like(values[figure.name]) + figure.scale(ds) for figure in figures]
     return xr.Dataset({
         "value": value,
+        "scale": xr.concat(scale, metric, coords="minimal", compat="override", join="outer"),
         "criterion": ("metric", [figure.criterion for figure in figures]),
         "unit": ("metric", [figure.unit for figure in figures]),
         "chance": ("metric", [figure.reference(ds, "chance") for figure in figures]),
@@ -188,6 +191,12 @@ def compare(
             "seeds": paired.size}
 
 # %% ../../nbs/experiments/01_tables.ipynb #47406dc8
+def on_one_scale(ours: xr.Dataset, theirs: xr.Dataset) -> xr.DataArray:
+    "The `value` [seed] of ours; NaN where theirs is on another `scale`, as distances of another judge are."
+    apart = abs(ours["scale"] - theirs["scale"]) > SAME_SCALE * abs(ours["scale"])
+    return ours["value"].where(~apart)
+
+
 def differences(
     ds: xr.Dataset,
     base: str,                                # a cell
@@ -195,7 +204,7 @@ def differences(
 ) -> pd.DataFrame:
     """Every other cell minus `base`: cell, criterion, metric, and what `compare` finds.
 
-    Within-run intervals exist for counts of rows only; elsewhere low and high are NaN. ValueError for an
+    Distances of unlike judges are not compared. Within-run intervals exist for counts of rows only; elsewhere low and high are NaN. ValueError for an
     unknown cell or figure."""
     h = headline(ds, metrics=metrics)
     rows = []
@@ -203,9 +212,8 @@ def differences(
     others = [cell for cell in map(str, h.cell.values) if cell != base]
     for cell, metric in product(others, map(str, h.metric.values)):
         one = h.sel(metric=metric)
-        ours = one["value"].sel(cell=cell)
-        theirs = one["value"].sel(cell=base)
-        found = compare(ours, theirs, float(one.trials))
+        ours, theirs = one.sel(cell=cell), one.sel(cell=base)
+        found = compare(on_one_scale(ours, theirs), theirs["value"], float(one.trials))
         criterion = str(one.criterion.item())
         if found: rows.append({"cell": cell, "criterion": criterion, "metric": metric, **found})
     return pd.DataFrame(rows, columns=["cell", "criterion", "metric", *COMPARED])
@@ -240,6 +248,14 @@ def criterion_in_words(criterion: str, part: pd.DataFrame) -> str:
     return line
 
 
+def of_other_judges(ds: xr.Dataset, base: str) -> list[str]:
+    "The cells of which a distance is not compared with that of `base`, as another judge measured it."
+    h = headline(ds)
+    ours = h["value"].notnull()
+    apart = ours & on_one_scale(h, h.sel(cell=base)).isnull()
+    return [str(cell) for cell in h.cell.values if apart.sel(cell=cell).any()]
+
+
 def left_out(ds: xr.Dataset) -> pd.DataFrame:
     "What the runs of a gathered dataset could not be judged by: what, why, and the cells of which this holds."
     cells: dict[tuple[str, str], dict[str, None]] = {}
@@ -270,6 +286,8 @@ def reading(ds: xr.Dataset, base: str, metrics: Sequence[str] | None = None) -> 
                      "of the evaluated rows only, not the luck of initialisation and data order. "
                      "A claim needs three seeds or more.")
     lines += [f"\nLeft out of {row.cells}: {row.what} ({row.why})." for row in left_out(ds).itertuples()]
+    apart = of_other_judges(ds, base)
+    if apart: lines.append(f"\nNot compared: distances of {', '.join(apart)}, which another judge measured.")
     return "\n".join(lines)
 
 # %% ../../nbs/experiments/01_tables.ipynb #54fb8b53
