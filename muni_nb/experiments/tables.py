@@ -58,7 +58,8 @@ def headline(
     """The figures of a dataset as one table, `value` [metric, cell, seed].
 
     With `criterion`, `unit`, `chance`, `real` and `trials` by metric, see `Figure`, and `scale`, by which
-    distances of unlike judges are told apart, as `value`. What the dataset does not hold is left out. ValueError for several guidances, an unknown name, or if it holds no figure."""
+    distances of unlike judges are told apart, as `value`. What the dataset does not hold is left out.
+    ValueError for several guidances, an unknown name, or if it holds no figure."""
     one_guidance(ds)
     ds = with_axes(ds)
     named = declared(ds, figures)
@@ -204,8 +205,8 @@ def differences(
 ) -> pd.DataFrame:
     """Every other cell minus `base`: cell, criterion, metric, and what `compare` finds.
 
-    Distances of unlike judges are not compared. Within-run intervals exist for counts of rows only; elsewhere low and high are NaN. ValueError for an
-    unknown cell or figure."""
+    Distances of unlike judges are not compared. Within-run intervals exist for counts of rows only; elsewhere
+    low and high are NaN. ValueError for an unknown cell or figure."""
     h = headline(ds, metrics=metrics)
     rows = []
     check_names([base], h.cell.values, "cell")
