@@ -112,21 +112,24 @@ def waveform_of(path: Path, rate: int, seconds: float) -> Tensor:
 def cached_population(
     bench: Benchmark,                # of `from_cache`
     cache: str | Path,
-    corpus: Corpus,                  # its test split: what was extracted into the cache
+    corpus: Corpus,                  # its test split: what was extracted into the cache, in that order
     rate: int = 16_000,              # Hz, of sounds as scorers hear them
     seconds: float = 10.0,           # of them
 ) -> Population:
-    "The test rows of a corpus in a cache that have all its modalities, standardised as the benchmark is."
+    """The test rows of a corpus in a cache that have all its modalities, standardised as the benchmark is.
+
+    InputError if the cache's rows are not of the items of `corpus`, in their order."""
     split = Split(path_of(cache, "cache") / corpus.name / corpus.split)
+    if corpus.digest != split.meta.digest:
+        raise InputError(f"{split.folder} is of items {split.meta.digest}, and {corpus} has items "
+                         f"{corpus.digest}, others or in another order: give the corpus that was extracted, "
+                         "or extract this one into another cache")
     columns = {k: bench.train.values[k] for k in split.meta.sources}
     read = {k: getattr(column, "features", column).convert for k, column in columns.items()}
     rows = table_of([split], read, getattr(columns.get("text"), "tokens", None))
     number = rows.available.all(1).nonzero()[:, 0].numpy()
     skipped = {row["id"] for row in split.skipped}
     extracted = [item for item in corpus.items if item.id not in skipped]
-    if len(extracted) != len(split):
-        raise InputError(f"{split.folder} has {len(split):,} rows, and {corpus} {len(extracted):,} items that were "
-                         "not skipped: give the corpus that was extracted")
     items = [extracted[i] for i in number]
     hear = partial(waveform_of, rate=rate, seconds=seconds)
     real = {"image": Opened([corpus.folder / item.image for item in items], read_rgb),
