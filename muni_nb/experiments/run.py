@@ -185,7 +185,9 @@ def bench_of(arguments: Mapping) -> Benchmark:
 @lru_cache(maxsize=256)
 def _digest_of_rows(builder: Callable[..., Benchmark], labels: bool, arguments: str) -> str:
     bench = _made(builder, labels, arguments)
-    return digest({"config": bench.config, "train": bench.train.digest, "test": bench.test.digest})
+    specs = {name: asdict(spec) for name, spec in bench.specs.items()}
+    known = {"specs": specs, "attributes": bench.attributes, "carries": bench.carries}
+    return digest({"config": bench.config, "train": bench.train.digest, "test": bench.test.digest} | known)
 
 # %% ../../nbs/experiments/00_run.ipynb #498c7ac2
 def without_path(arguments: Mapping) -> dict:
@@ -195,7 +197,9 @@ def without_path(arguments: Mapping) -> dict:
 
 
 def rows_of(arguments: Mapping) -> dict[str, str]:
-    "What an identity says of a benchmark's rows: nothing of ours, of another's a digest, whatever its arguments say."
+    """What an identity says of a benchmark's rows: of ours nothing, of another's a digest, whatever its arguments.
+
+    Of the rows, and of what is known about them: specs, attributes, and which modality carries which."""
     if benchmark_of(arguments)[1] in OURS: return {}
     return {"rows": _digest_of_rows(*_builder(arguments))}
 
