@@ -149,7 +149,7 @@ def test_sounds_reach_other_models_at_their_rate(packages):
     heard = frozen_scorers.ais_scorer(clip, rate=24_000)
     assert heard.reads["audio"](wave).shape == (2, 512) and heard.reads["image"] is len
     frames = frozen_scorers.fad_scorer(rate=24_000).reads["audio"](wave)
-    assert frames.shape == (4, 128) and (frames == 32_000).all()                          # two of 0.96 s a sound
+    assert frames.shape == (2, 2, 128) and (frames == 32_000).all()                     # two of 0.96 s a sound
 
 
 class Nearest:

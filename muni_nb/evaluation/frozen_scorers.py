@@ -148,6 +148,7 @@ def fid_scorer(device: str = "cpu") -> Scorer:
 def fad_scorer(rate: int = 16_000, device: str = "cpu") -> Scorer:
     """VGGish (Apache-2.0) before its last activation: 128 numbers for each 0.96 s of sounds of `rate` Hz.
 
+    It reads N sounds as [N, T, 128]: vectors of one sound are much alike, and stay together.
     The network of the package frechet-audio-distance, without the package, which wants numpy below 2."""
     package("resampy", "resampy", "resampy soundfile")
     fetch = "python -c 'import torch; torch.hub.load(\"harritaylor/torchvggish\", \"vggish\")'"
@@ -162,7 +163,7 @@ def fad_scorer(rate: int = 16_000, device: str = "cpu") -> Scorer:
     @torch.no_grad()
     def audio(values: Tensor) -> Tensor:
         heard = at_rate(values, rate, 16_000).numpy()
-        return torch.cat([model(wave, 16_000).reshape(-1, 128) for wave in heard]).float().cpu()
+        return torch.stack([model(wave, 16_000).reshape(-1, 128) for wave in heard]).float().cpu()
 
     return Scorer({"audio": audio}, "torchvggish, before the last activation")
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from ..data.spec import Benchmark, rendered
 from .alignment import PAIRS, shuffled_score
 from .declare import Figure
-from .fidelity import frechet
 from .scorers import CALLED, READ_IN, Scorer, embedded, scored
 from .tasks import CAPS, COCO, TASKS, TRIPLETS, VGG, Population, Task, figure_name, population_of
 from ..gate import several_of, whole
@@ -96,10 +95,13 @@ def floor_of(score: str, task: Task, real: Vectors) -> float:
 
 # %% ../../nbs/evaluation/12_published_scores.ipynb #e0481557
 def real_score(score: str, task: Task, real: Vectors) -> float:
-    "A score of real rows; NaN for CIDEr, as a row has one true caption."
+    """A score of real rows; NaN for CIDEr, as a row has one true caption.
+
+    Of FID and FAD, which know no pairs, one half of the rows against the other."""
     sides = sides_of(score, task, real, real)
     if not sides or score == "cider": return math.nan
-    return scored(score, *sides) if score in PAIRS else frechet(sides[0][::2], sides[0][1::2])
+    if score not in PAIRS: sides = [sides[0][::2], sides[0][1::2]]
+    return scored(score, *sides)
 
 # %% ../../nbs/evaluation/12_published_scores.ipynb #eb31dd79
 def unsupported(model, task: Task) -> str:

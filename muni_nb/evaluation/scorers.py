@@ -31,15 +31,17 @@ CALLED = {"clip": "CLIP", "clap": "CLAP", "ais": "AIS", "fid": "FID", "fad": "FA
 
 @dataclass(frozen=True)
 class Scorer:
-    "A frozen model, as a score needs it."
-    reads: Mapping[str, Callable[[Sequence], Tensor | list]]     # kind -> values [N] to vectors [N, F], or words
+    """A frozen model, as a score needs it.
+
+    It reads values [N] as vectors [N, F], of FAD also [N, T, F], T in each sound; or as N lists of words."""
+    reads: Mapping[str, Callable[[Sequence], Tensor | list]]     # by kind
     source: str                                                  # which model, for the record
 
 
 def embedded(
     parts: Iterable[Mapping[str, Sequence]],        # chunk after chunk: kind -> values
     scorers: Mapping[str, Scorer],                  # by score
-) -> dict[tuple[str, str], Tensor | list]:          # (score, kind) -> vectors [N, F], or lists of words
+) -> dict[tuple[str, str], Tensor | list]:          # (score, kind) -> as scorers read them, a row each
     "What scorers read in values that come in chunks: each chunk is looked at once, and need not be kept."
     found: dict[tuple[str, str], list] = {}
     for part in parts:
@@ -50,7 +52,7 @@ def embedded(
 
 
 def joined(parts: Sequence[Tensor | list]) -> Tensor | list:
-    "Vectors [N, F], or lists of words, of chunk after chunk, as one."
+    "Vectors [N, ...], or lists of words, of chunk after chunk, as one."
     return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else list(chain.from_iterable(parts))
 
 # %% ../../nbs/evaluation/09_scorers.ipynb #f4d9556e
@@ -73,7 +75,8 @@ def scored(score: str, drawn: Tensor | list, other: Tensor | list) -> float:
 
     CLIP, CLAP and AIS: percent; FID and FAD: squared units of their features; CIDEr as `cider` has it."""
     if score == "cider": return cider(drawn, other)
-    return score_of(score, drawn, other) if score in PAIRS else frechet(drawn, other)
+    if score in PAIRS: return score_of(score, drawn, other)
+    return frechet(drawn.flatten(0, -2), other.flatten(0, -2))       # of all vectors, however many a row has
 
 # %% ../../nbs/evaluation/09_scorers.ipynb #2590277d
 def stand_ins(bench: Benchmark, towers: Towers, judge: Judge) -> dict[str, Scorer]:
