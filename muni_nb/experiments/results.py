@@ -22,7 +22,7 @@ import pandas as pd
 import seaborn as sns
 import xarray as xr
 
-from .run import Run, in_file_names, run_of
+from .run import Run, in_file_names, run_of, without_places
 from .store import OF_ONE_RUN, files_in, files_of, kept_in, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .cost import Cost, kind_of, rehearse_cost
@@ -55,11 +55,12 @@ def study_at(place: str | Path) -> Path:
 def stated(ds: xr.Dataset) -> dict:
     """The config of a result as one is written today, if this package makes such results; else as it was.
 
-    With digests of rows and code that are not ours, where it has them."""
+    With digests of rows and code that are not ours, where it has them, and without where these rows lie."""
     config = json.loads(ds.attrs["config"])
     own = {name: ds.attrs[name] for name in ("own_rows", "own_code") if name in ds.attrs}
-    try: return run_of(config).config() | own
+    try: today = run_of(config).config()
     except InputError: return config | own     # of another version
+    return today | {"bench": without_places(today["bench"])} | own
 
 
 def kept_at(place: str | Path) -> list[Kept]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRAINING_VERSION', 'RESULTS_VERSION', 'MODELS', 'BENCHMARKS', 'DEFAULT_BENCHMARK', 'OURS', 'RENAMED', 'named',
            'benchmark_of', 'arguments_of', 'called', 'types_of', 'checked', 'plainly', 'bench_of', 'without_path',
-           'rows_of', 'code_of', 'tree_of', 'outline', 'digest', 'in_file_names', 'check_kind', 'Run', 'run_of',
-           'settings', 'published']
+           'without_places', 'rows_of', 'code_of', 'tree_of', 'outline', 'digest', 'in_file_names', 'check_kind', 'Run',
+           'run_of', 'settings', 'published']
 
 # %% ../../nbs/experiments/00_run.ipynb #86d7ee1f
 import ast
@@ -32,6 +32,7 @@ from ..data.spec import Benchmark, Spec, with_labels
 from ..evaluation.alignment import train_towers
 from ..evaluation.report import check_asked, evaluate
 from ..evaluation.verifier import train_verifier
+from ..features.cache import from_cache
 from ..features.scenes import scene_features
 from ..files import value_digest
 from ..gate import InputError, InputTypeError, as_annotated, brief, check_fields, json_of, nearest, whole
@@ -194,6 +195,12 @@ def without_path(arguments: Mapping) -> dict:
     "A benchmark's arguments; of ours without `path`, where its files lie here: which files they are is checked."
     ours = benchmark_of(arguments)[1] in OURS
     return {name: value for name, value in arguments.items() if not (ours and name == "path")}
+
+
+def without_places(arguments: Mapping) -> dict:
+    "The same, of `from_cache` without where its files lie: a digest of rows tells what they hold."
+    places = ("folder", "audio_code") if benchmark_of(arguments)[1] is from_cache else ()
+    return {name: value for name, value in without_path(arguments).items() if name not in places}
 
 
 def rows_of(arguments: Mapping) -> dict[str, str]:
@@ -370,12 +377,14 @@ def config(self: Run) -> dict:
 
 
 @patch
-def identity(self: Run, judged: bool = True) -> dict:
-    "What tells runs apart: all that is not at its default; `judged` off: what tells trained models apart."
-    not_ours = rows_of(self.bench) | code_of(self.kind)
+def identity(self: Run, judged: bool = True, own: Mapping[str, str] | None = None) -> dict:
+    """What tells runs apart: all that is not at its default; `judged` off: what tells trained models apart.
+
+    `own`: digests of rows and code that are not ours, where they are known; else they are made."""
+    if own is None: own = rows_of(self.bench) | code_of(self.kind)
     trained = {"model": self.model, "seed": self.seed, "routes": _changed(self.routes),
                "sizes": self.sizes.changed(), "recipe": _changed(self.recipe), "options": self.options,
-               "bench": without_path(self.bench), "training_version": TRAINING_VERSION, **not_ours}
+               "bench": without_places(self.bench), "training_version": TRAINING_VERSION, **own}
     judging = {"verifier": self.verifier, "evaluation": self.evaluation, "towers": self.towers,
                "results_version": RESULTS_VERSION}
     return trained | (judging if judged else {})

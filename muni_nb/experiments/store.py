@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'NEW', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'check_whole', 'files_in',
-           'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in', 'keep',
+           'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in', 'digest_told', 'keep',
            'finish_keeping', 'files_of', 'find', 'read', 'result_in', 'check_comparable', 'side_by_side',
            'NoneFinished', 'gather']
 
@@ -20,7 +20,7 @@ import xarray as xr
 
 from ..evaluation.declare import AXES
 from .records import pack, unpack
-from .run import Run, run_of
+from .run import Run, digest, run_of
 from ..files import alone, check_seal, naming, read_bytes, read_dataset, seal_of, unreadable, write_dataset
 from ..gate import InputError, path_of
 from ..training.progress import say
@@ -140,6 +140,14 @@ def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
     return {digest: (str(cell), int(seed), recorded(path, digest)) for digest, cell, seed in named}
 
 # %% ../../nbs/experiments/02_store.ipynb #0aa1da43
+def digest_told(ds: xr.Dataset) -> str:
+    """The digest of the run that a result says it is of.
+
+    By its config and, of rows and code that are not ours, by digests in it: where these were may be gone."""
+    own = {name: ds.attrs[f"own_{name}"] for name in ("rows", "code") if f"own_{name}" in ds.attrs}
+    return digest(run_of(json.loads(ds.attrs["config"])).identity(own=own or None))
+
+
 def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], anew: bool = False) -> None:
     """Keep `results`, one for each of `runs`, in the study's file `path` and the one beside it.
 
@@ -149,7 +157,7 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
     if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN):
         raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
     for run, ds in zip(runs, results, strict=True):
-        found = run_of(json.loads(ds.attrs["config"])).digest
+        found = digest_told(ds)
         if found != run.digest:
             raise ValueError(f"the result for {run.name} is of another run, {found} by its own config: give results in "
                              "the order of runs")
@@ -215,7 +223,7 @@ def result_in(path: Path, run: Run) -> xr.Dataset:
     "A run's result out of the file that holds it, its own or a study's; FileError if it holds something else."
     if not OF_ONE_RUN.fullmatch(path.name): return recorded(path, run.digest)
     ds = read_result(path)
-    with naming(path, *told_of(path)): found = run_of(json.loads(ds.attrs["config"])).digest
+    with naming(path, *told_of(path)): found = digest_told(ds)
     if found != run.digest: raise unreadable(path, "result", f"it is of run {found}", told_of(path)[1])
     return ds
 
