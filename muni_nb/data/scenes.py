@@ -579,7 +579,7 @@ def scenes(
     options = check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
     _, rows, test_rows, seed, availability = options.values()
     held_out = scalar(held_out)
-    kept(held_out)                                                  # before any row is drawn
+    cycle = kept(held_out)                                          # before any row is drawn
     draw = lambda index, split="test": draw_rows(index, split, seed, "full", held_out)
     return Benchmark(
         name="scenes",
@@ -590,7 +590,7 @@ def scenes(
         carries=CARRIES,
         config={"builder": "scenes", "rows": rows, "test_rows": test_rows, "seed": seed,
                 "availability": availability, "held_out": held_out},
-        truth=Truth(draw, lessons=lambda n: draw(range(n), "judge")),
+        truth=Truth(draw, lessons=lambda n: draw(range(n), "judge"), cycle=cycle),
         decode=captions,
         encode=tokenise,
         reads={"text": read_captions},

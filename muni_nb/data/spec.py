@@ -177,9 +177,10 @@ class Truth:
 
     That there is one states that attributes are uniform and independent, that modalities are independent
     given them, that rows i and i + cells have the same attributes, and that values of unobserved modalities
-    are true all the same."""
+    are true all the same. Train rows may lack cells: their attributes repeat after `cycle` rows."""
     draw: Callable[[Sequence[int], str], Rows] | None = None   # rows by number and split, also beyond the tables
     lessons: Callable[[int], Rows] | None = None               # rows for judges to learn from, if not the train rows
+    cycle: int | None = None                                   # None: after `cells` rows, train rows lack none
 
 # %% ../../nbs/data/00_spec.ipynb #a9053310
 def check_same(model: Mapping[str, Spec], bench: Mapping[str, Spec]) -> None:
@@ -260,7 +261,7 @@ def as_specified(part: str, rows: Rows, bench: "Benchmark") -> Rows:
 def after(truth: "Truth | None", change: Callable[[Rows], Rows]) -> "Truth | None":
     "A truth whose rows are changed so."
     then = lambda f: f and (lambda *arguments, **named: change(f(*arguments, **named)))
-    return truth and Truth(then(truth.draw), then(truth.lessons))
+    return truth and replace(truth, draw=then(truth.draw), lessons=then(truth.lessons))
 
 # %% ../../nbs/data/00_spec.ipynb #929f006e
 def frequencies(codes: Tensor) -> Tensor:

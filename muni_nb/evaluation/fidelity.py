@@ -125,7 +125,8 @@ def leaning(bench: Benchmark, pictures: Mapping[str, Tensor], block: int = 4096)
     their `copy_share`, of what was copied of those rows. Needs as much memory as `block` rows."""
     total = min(len(bench.train), SEEN)
     column = list(bench.specs).index
-    shift = -(-len(bench.train) // bench.cells) * bench.cells
+    cycle = bench.truth.cycle or bench.cells
+    shift = -(-len(bench.train) // cycle) * cycle                   # twins have the attributes of train rows
     closest = {k: torch.full((2, len(x)), torch.inf) for k, x in pictures.items()}
     for start in range(0, total, block):
         stop = min(start + block, total)

@@ -172,7 +172,7 @@ def standardised_scenes(
     _, rows, test_rows, seed, availability = options.values()
     text = one_of(text, "text", ("sentence", "vector"))
     held_out = scalar(held_out)
-    kept(held_out)                                                  # before any row is drawn
+    cycle = kept(held_out)                                          # before any row is drawn
 
     draw = partial(draw_rows, seed=seed, held_out=held_out, heard=heard)
     shown = draw(range(rows), "train", availability=availability)
@@ -209,7 +209,7 @@ def standardised_scenes(
         carries=CARRIES,
         config={"builder": "scene_features", "rows": rows, "test_rows": test_rows, "seed": seed,
                 "availability": availability, "held_out": held_out, "text": text},
-        truth=Truth(drawn, lessons=lambda n: drawn(range(n), "judge")),
+        truth=Truth(drawn, lessons=lambda n: drawn(range(n), "judge"), cycle=cycle),
         decode=captions,
         reads={"text": read_sentences},
         render=render,
