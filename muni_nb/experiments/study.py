@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'LEAST', 'RECORDS', 'annotations_of', 'injected', 'checked_parameter', 'check_parameters', 'repository_root',
-           'preset_in_force', 'Study', 'figures_of', 'check_nothing_lost', 'different', 'seconds_each']
+           'preset_in_force', 'Study', 'figures_of', 'runs_held', 'check_nothing_lost', 'different', 'seconds_each']
 
 # %% ../../nbs/experiments/05_study.ipynb #2dc9d6b9
 import hashlib
@@ -216,7 +216,7 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
     """Keep a gathered dataset in `gathered/` among the results; to publish, also where README reads it.
 
     Published, with the parameter `publish` on, are figures, and of what was drawn the variables `drawn`;
-    InputError if a cell or seed that stands there is not among them.
+    InputError if a run that stands there, a cell with a seed, is not among them.
     At the preset that is published, it is said if the figures of these very records are others than those
     in README."""
     path = self.out / "gathered" / f"{self.stem}.nc"
@@ -253,12 +253,23 @@ def figures_of(ds: xr.Dataset, drawn: Sequence[str] = ()) -> xr.Dataset:
     return kept.drop_vars([name for name in kept.coords if name in kept.dims and name not in needed])
 
 
+def runs_held(ds: xr.Dataset) -> list[tuple[str, int]]:
+    "The runs, cell and seed, of which a gathered dataset has any number."
+    numbers = ds[[name for name, v in ds.data_vars.items() if v.dtype.kind in "fiu"]]
+    others = [dim for dim in numbers.dims if dim not in ("cell", "seed")]
+    count = numbers.count(others).to_array().sum("variable").stack(run=("cell", "seed"))
+    return count.run.values[count.values > 0].tolist()
+
+
 def check_nothing_lost(now: xr.Dataset, before: xr.Dataset, where: Path) -> None:
-    "InputError for a dataset that lacks a cell or seed of the one in whose place it is to stand."
-    for axis in ("cell", "seed"):
-        lost = [str(name) for name in before[axis].values if name not in now[axis].values]
-        if lost: raise InputError(f"{where} holds {axis} {', '.join(lost)}, which this sweep has not: ask for all, "
-                                  f"or remove the file first")
+    "InputError for a dataset that lacks a run of the one in whose place it is to stand."
+    held = runs_held(now)
+    lost: dict[str, list[str]] = {}
+    for cell, seed in runs_held(before):
+        if (cell, seed) not in held: lost.setdefault(cell, []).append(str(seed))
+    if not lost: return
+    told = "; ".join(f"seed {', '.join(seeds)} of {cell}" for cell, seeds in lost.items())
+    raise InputError(f"{where} holds {told}, which this sweep has not: ask for all, or remove the file first")
 
 
 def different(one: xr.Dataset, other: xr.Dataset) -> list[str]:
