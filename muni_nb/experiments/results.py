@@ -26,7 +26,7 @@ from .run import Run, in_file_names, run_of, without_places
 from .store import OF_ONE_RUN, files_in, files_of, kept_in, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .cost import Cost, kind_of, rehearse_cost
-from .tables import by_guidance, compare, headline, on_one_scale, over_seeds, within_run
+from .tables import by_guidance, compare, headline, on_one_scale, over_seeds, table, within_run
 from ..files import writing
 from ..gate import InputError, one_of, path_of
 from ..training.fit import flat
@@ -219,7 +219,9 @@ def shown(mean: float, half: float) -> str:
 
 
 def paper_table(ds: xr.Dataset, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    "Metrics by cells as text, mean ± half a 95% interval; real rows and chance beside; the last row has n, the seeds."
+    """Metrics by cells as text, mean ± half a 95% interval; real rows and chance beside.
+
+    The last row has n, the seeds, as of `table`: "1 to 3" where some figures have fewer."""
     found = intervals(ds, metrics)
     found["shown"] = [shown(mean, half) for mean, half in zip(found["mean"], found.half)]
     frame = found.pivot(index="metric", columns="cell", values="shown")
@@ -228,8 +230,8 @@ def paper_table(ds: xr.Dataset, metrics: Sequence[str] | None = None) -> pd.Data
     for name in ("real rows", "chance"): frame[name] = [shown(value, math.nan) for value in order[name]]
     plain = ("fraction", "1")
     frame.index = [name if unit in plain else f"{name} ({unit})" for name, unit in zip(order.index, order.unit)]
-    seeds = found.groupby("cell").n.max()
-    frame.loc["n (seeds)"] = [str(seeds.get(cell, "")) for cell in frame.columns]
+    seeds = table(ds, metrics).loc["seeds", frame.columns]
+    frame.loc["n (seeds)"] = ["" if pd.isna(n) else n if isinstance(n, str) else f"{n:.0f}" for n in seeds]
     return frame.rename_axis(index=None, columns=None)
 
 # %% ../../nbs/experiments/07_results.ipynb #70a8392a
