@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'NEW', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'check_whole', 'files_in',
-           'studies', 'state_of', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in', 'digest_told', 'keep',
-           'finish_keeping', 'files_of', 'find', 'read', 'result_in', 'check_comparable', 'side_by_side',
-           'NoneFinished', 'gather']
+           'studies', 'state_of', 'places_in', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in',
+           'digest_told', 'keep', 'finish_keeping', 'files_of', 'find', 'read', 'result_in', 'check_comparable',
+           'side_by_side', 'NoneFinished', 'gather']
 
 # %% ../../nbs/experiments/02_store.ipynb #bb844042
 import json
@@ -84,12 +84,17 @@ def state_of(path: Path) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
 
+def places_in(packed: xr.Dataset) -> dict[str, int]:
+    "Where along `run` each run of a study's dataset stands, by its digest."
+    if "identity" not in packed: return {}
+    return {str(digest): i for i, digest in enumerate(packed["identity"].values)}
+
+
 @lru_cache(maxsize=64)
 def _digests(path: Path, state: tuple[int, ...]) -> dict[str, int]:
     check_seal(read_bytes(path, *told_of(path)), path, *told_of(path))
     with naming(path, *told_of(path)), xr.open_dataset(path, engine="netcdf4") as file:
-        if "identity" not in file: return {}
-        return {str(digest): i for i, digest in enumerate(file["identity"].values)}
+        return places_in(file)
 
 
 def digests(path: Path) -> dict[str, int]:
@@ -119,16 +124,27 @@ def drawn_with(path: Path, figures: xr.Dataset) -> Path | None:
 
 
 def recorded(path: Path, digest: str) -> xr.Dataset:
-    "A run's result out of a study's file, exactly as it was kept."
+    """A run's result out of a study's file, exactly as it was kept.
+
+    FileError if the file has it no more, as somebody kept anew."""
     figures = _figures(path, state_of(path))
+    here = places_in(figures)
+    if digest not in here:
+        raise unreadable(path, "dataset", f"it has no run {digest} any more", "look again where that is kept")
+    return _recorded(path, figures, here[digest])
+
+
+def _recorded(path: Path, figures: xr.Dataset, i: int) -> xr.Dataset:
+    "Run `i` of a study's figures with what it drew: of one keeping, also if somebody keeps anew meanwhile."
     drawn = drawn_with(path, figures)
-    i = digests(path)[digest]
     if drawn is None:
         with naming(path, *told_of(path)): return unpack(figures, i)
+    digest = str(figures["identity"].values[i])
     if digest not in digests(drawn):
         raise unreadable(drawn, "dataset", f"it has not what run {digest} drew", f"keep that run again in {path.name}")
-    j = digests(drawn)[digest]
     with naming(drawn, *told_of(drawn)), xr.open_dataset(drawn, engine="netcdf4") as pictures:
+        drawn_with(path, figures)                          # raises if what was opened may be of a later keeping
+        j = places_in(pictures)[digest]
         return unpack(figures.isel(run=[i]).assign(pictures.isel(run=[j]).drop_vars("identity").variables), 0)
 
 # %% ../../nbs/experiments/02_store.ipynb #261262c1
@@ -136,8 +152,8 @@ def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
     "All that a study's file holds, by digest: cell, seed and result."
     if not path.exists(): return {}
     figures = _figures(path, state_of(path))
-    named = zip(digests(path), figures["cell"].values, figures["seed"].values)
-    return {digest: (str(cell), int(seed), recorded(path, digest)) for digest, cell, seed in named}
+    named = zip(places_in(figures).items(), figures["cell"].values, figures["seed"].values)
+    return {digest: (str(cell), int(seed), _recorded(path, figures, i)) for (digest, i), cell, seed in named}
 
 # %% ../../nbs/experiments/02_store.ipynb #0aa1da43
 def digest_told(ds: xr.Dataset) -> str:
