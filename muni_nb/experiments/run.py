@@ -389,6 +389,13 @@ def identity(self: Run, judged: bool = True, own: Mapping[str, str] | None = Non
                "results_version": RESULTS_VERSION}
     return trained | (judging if judged else {})
 
+
+@patch
+def same_as(self: Run, identity: Mapping) -> bool:
+    "Whether an `identity` is this run's: the whole of it, of which a digest is 32 bits."
+    mine, others = (json.dumps(each, sort_keys=True) for each in (self.identity(), identity))     # tuples are lists
+    return mine == others
+
 # %% ../../nbs/experiments/00_run.ipynb #8971d2de
 RENAMED = {   # sizes, since kinds name theirs
     "patch": "image_patch", "label_encoder": "category_encoder", "label_decoder": "category_decoder"}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'NEW', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'check_whole', 'files_in',
            'studies', 'state_of', 'places_in', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in',
-           'digest_told', 'keep', 'finish_keeping', 'files_of', 'find', 'read', 'result_in', 'check_comparable',
+           'identity_told', 'keep', 'finish_keeping', 'files_of', 'find', 'read', 'result_in', 'check_comparable',
            'side_by_side', 'NoneFinished', 'gather']
 
 # %% ../../nbs/experiments/02_store.ipynb #bb844042
@@ -156,12 +156,12 @@ def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
     return {digest: (str(cell), int(seed), _recorded(path, figures, i)) for (digest, i), cell, seed in named}
 
 # %% ../../nbs/experiments/02_store.ipynb #0aa1da43
-def digest_told(ds: xr.Dataset) -> str:
-    """The digest of the run that a result says it is of.
+def identity_told(ds: xr.Dataset) -> dict:
+    """The identity of the run that a result says it is of.
 
     By its config and, of rows and code that are not ours, by digests in it: where these were may be gone."""
     own = {name: ds.attrs[f"own_{name}"] for name in ("rows", "code") if f"own_{name}" in ds.attrs}
-    return digest(run_of(json.loads(ds.attrs["config"])).identity(own=own or None))
+    return run_of(json.loads(ds.attrs["config"])).identity(own=own or None)
 
 
 def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], anew: bool = False) -> None:
@@ -173,10 +173,10 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
     if OF_ONE_RUN.fullmatch(path.name) or path.name.endswith(DRAWN):
         raise ValueError(f"{path.name} would not be taken for a study: call it otherwise")
     for run, ds in zip(runs, results, strict=True):
-        found = digest_told(ds)
-        if found != run.digest:
-            raise ValueError(f"the result for {run.name} is of another run, {found} by its own config: give results in "
-                             "the order of runs")
+        found = identity_told(ds)
+        if not run.same_as(found):
+            raise ValueError(f"the result for {run.name} is of another run, {digest(found)} by its own config: give "
+                             "results in the order of runs")
     if not runs: return
     given = {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
     waiting = lambda: say(f"another process is keeping runs in {path.name}")
@@ -237,11 +237,15 @@ def read(run: Run, *places: str | Path) -> xr.Dataset:
 
 def result_in(path: Path, run: Run) -> xr.Dataset:
     "A run's result out of the file that holds it, its own or a study's; FileError if it holds something else."
-    if not OF_ONE_RUN.fullmatch(path.name): return recorded(path, run.digest)
-    ds = read_result(path)
-    with naming(path, *told_of(path)): found = digest_told(ds)
-    if found != run.digest: raise unreadable(path, "result", f"it is of run {found}", told_of(path)[1])
-    return ds
+    ds = read_result(path) if OF_ONE_RUN.fullmatch(path.name) else recorded(path, run.digest)
+    what, remedy = told_of(path)
+    with naming(path, what, remedy): found = identity_told(ds)
+    if run.same_as(found): return ds
+    why = f"it is of run {digest(found)}"
+    if digest(found) == run.digest:     # digests are short, so that file names are
+        why = f"it is of another run that has the digest {run.digest}, too, with seed {found['seed']}"
+        remedy = f"give {run.cell!r} another seed than {run.seed}, or keep the two in folders of their own"
+    raise unreadable(path, what, why, remedy)
 
 # %% ../../nbs/experiments/02_store.ipynb #230045d4
 def check_comparable(runs: Sequence[Run]) -> None:

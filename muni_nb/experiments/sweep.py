@@ -236,7 +236,7 @@ def in_words(error: BaseException) -> str:
 
 
 def checked_runs(runs: Sequence[Run]) -> list[Run]:
-    "Runs that can stand in one sweep; InputError if they are none, or cannot be compared."
+    "Runs that can stand in one sweep; InputError if they are none, or cannot be compared or told apart."
     if isinstance(runs, Run): runs = [runs]
     try: runs = list(runs)
     except TypeError as error: raise InputTypeError(f"runs must be a list of Run(...), got {brief(runs)}") from error
@@ -245,6 +245,12 @@ def checked_runs(runs: Sequence[Run]) -> list[Run]:
         if isinstance(run, Run): continue
         raise InputTypeError(f"runs must be a list of Run(...), got {brief(run)} among them")
     check_comparable(runs)
+    named: dict[str, Run] = {}
+    for run in runs:
+        other = named.setdefault(run.digest, run)
+        if other is run or other.same_as(run.identity()): continue
+        both = f"{other.cell!r} with seed {other.seed} and {run.cell!r} with seed {run.seed}"
+        raise InputError(f"{both} are different runs of one digest, {run.digest}: give one of them another seed")
     return runs
 
 # %% ../../nbs/experiments/04_sweep.ipynb #c7ae680e
