@@ -74,6 +74,21 @@ def test_draws_under_autocast_are_of_the_usual_types(name, bench):
     assert all(x.isfinite().all() for x in coarse.values())
 
 
+@pytest.mark.parametrize("name", DRAWING)
+def test_rows_say_themselves_what_is_present(name, bench):
+    model = built(name, bench).eval()
+    for weight in model.parameters(): weight.data.add_(torch.randn_like(weight), alpha=0.02)     # some begin as zeros
+    rows = replace(bench.test.select(slice(len(GAPS))), available=GAPS).only(["photo", "feature", "kind"])
+    present = dict(zip(rows.values, rows.available.unbind(1)))
+
+    def inferred(given, present=None):
+        torch.manual_seed(0)
+        return model.infer(given, present=present)
+
+    assert inferred(rows).equal(inferred(rows.values, present)) and not inferred(rows).equal(inferred(rows.values))
+    assert len(model.sample(rows, ["sound"], n=2, steps=1)["sound"]) == 2 * len(GAPS)
+
+
 @pytest.mark.parametrize("name", [name for name in DRAWING if hasattr(MODELS[name], "posterior")])
 def test_a_row_is_read_alone_as_among_others(name, bench):
     model = built(name, bench).eval()

@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..gate import (
-    InputError, InputTypeError, brief, check_fields, json_of, mask_of, nearest, tensor_of, whole)
+    InputError, InputTypeError, brief, check_fields, json_of, mask_of, nearest, several_of, tensor_of, whole)
 from ..nets.build import KINDS, ROUTES, Spec, check_name, named_specs
 
 # %% ../../nbs/data/00_spec.ipynb #5204567c
@@ -85,6 +85,14 @@ class Rows:
         "The rows at `index` (integers, a slice or a mask)."
         pick = lambda table: {k: v[index] for k, v in table.items()}
         return Rows(pick(self.values), pick(self.attributes), pick(self.private), self.available[index])
+
+    def only(self, names: Sequence[str]) -> "Rows":
+        """The same rows with the modalities `names` alone, as a model is given them: a row may be left with none.
+
+        InputError for what is no modality of theirs."""
+        names = several_of(names, "names", self.values, "modality")
+        places = [list(self.values).index(k) for k in names]
+        return replace(self, values={k: self.values[k] for k in names}, available=self.available[:, places])
 
     @cached_property
     def digest(self) -> str:

@@ -69,11 +69,12 @@ class Trained:
         "What reads drawn and real values; trained if it does not come with the package."
         return judge_for(self.bench, progress=False, **self.run.verifier)
 
-    def show(self, given: Mapping[str, Tensor] = {}, want=None, n: int = 8, seed: int = 0, ax=None, **options):
+    def show(self, given: Mapping[str, Tensor] | Rows = {}, want=None, n: int = 8, seed: int = 0, ax=None, **options):
         """Draws n times what is wanted, by default all that is not given, for each row given; returns the axes.
 
         `options`: of decoders, see `LatentModel.sample`."""
-        want = [k for k in self.model.names if k not in given] if want is None else want
+        told = given.values if isinstance(given, Rows) else given
+        want = [k for k in self.model.names if k not in told] if want is None else want
         drawn = self.model.sample(given, want, n, seed=seed, **options)
         there = torch.ones(len(next(iter(drawn.values()))), len(drawn)).bool()
         return show_rows(Rows(drawn, {}, {}, there), self.model.specs, ax, self.bench.decode, self.bench.render)

@@ -265,6 +265,22 @@ def check_weights(self: LatentModel) -> None:
 
 
 @patch
+def as_given(
+    self: LatentModel,
+    given: Mapping[str, Tensor] | Rows,
+    present: Mapping[str, Tensor] | None = None,
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
+    """Given values and what is `present` of them, None for all: of `Rows` what they say, else as they are.
+
+    InputError if both say what is present."""
+    if not isinstance(given, Rows): return given, present
+    if present is not None:
+        raise InputError("rows say themselves what is present: leave out `present`, or give their values with it")
+    if given.available.all(): return given.values, None
+    return given.values, dict(zip(given.values, given.available.unbind(1)))
+
+
+@patch
 def as_rows(self: LatentModel, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Given values as tensors [B, *shape].
 
@@ -308,13 +324,14 @@ def presence(
 @patch
 def prepare(
     self: LatentModel,
-    given: Mapping[str, Tensor],
+    given: Mapping[str, Tensor] | Rows,
     present: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Validated values on the model's device, and the mask bool [B, M] of what each row is given.
 
     Where a row is not given a modality, its value may be anything."""
     self.check_weights()
+    given, present = self.as_given(given, present)
     tables = self.as_rows(given)
     return self.placed(tables, self.presence(tables, present))
 
@@ -445,17 +462,22 @@ def draws_of(n: int) -> int:
 @torch.no_grad()
 def sample(
     self: LatentModel,
-    given: Mapping[str, Tensor],                   # may be empty: B = 1, the prior
+    given: Mapping[str, Tensor] | Rows,            # may be empty: B = 1, the prior
     want: Sequence[str],
     n: int = 1,
     *,
     seed: int | None = None,                       # makes the draw reproducible; torch's generator stays as it was
-    present: Mapping[str, Tensor] | None = None,   # which rows have a modality
+    present: Mapping[str, Tensor] | None = None,   # modality -> bool [B]: which rows have it; by default all
     chunk: int = 512,                              # rows that are decoded at once
     **options,                                     # of decoders: `steps`, `guidance` and `solver` of flows,
                                                    # `temperature` of captions, `noise` of likelihoods
 ) -> dict[str, Tensor]:
-    "n joint draws of the modalities `want` for each row of `given`, adjacent: {name: [B * n, ...]}."
+    """n joint draws of the modalities `want` for each row of `given`, adjacent: {name: [B * n, ...]}.
+
+    Where something is missing, a table still holds a value, such as 0. `present` says that it is none:
+    `sample({"label": labels}, ["photo"], present={"label": known})`. Rows of a benchmark say so themselves:
+    `sample(bench.test.only(["label"]), ["photo"])`. What a row lacks is not read; one that has nothing is drawn
+    from the prior."""
     want = self.check_want(want)
     n = draws_of(n)
     chunk = whole(chunk, "chunk", least=1)
@@ -463,6 +485,7 @@ def sample(
     if seed is not None: seed = whole(seed, "seed", least=-2**63, most=2**64 - 1)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None: torch.manual_seed(seed)
+        given, present = self.as_given(given, present)
         z = self.infer(given, n, present)
         self.check_inferred(z, given, n)
         return self.decode(z, want, chunk=chunk, **options)

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..data.spec import Spec
+from ..data.spec import Rows, Spec
 from ..gate import InputError, number, several_of, typed, whole
 from ..latent.contrast import info_nce
 from ..latent.gaussian import Posterior, pool
@@ -146,7 +146,7 @@ class Experts:
 @torch.no_grad()
 def encoded(
     self: ExpertModel,
-    values: Mapping[str, Tensor],
+    values: Mapping[str, Tensor] | Rows,
     present: Mapping[str, Tensor] | None = None,
     chunk: int = 1000,
 ) -> Experts:
@@ -161,6 +161,7 @@ def encoded(
         raise InputError("these rows are encoded: say what is present when encoding them, or use only(...)")
     chunk = whole(chunk, "chunk", least=1)
     self.check_weights()
+    values, present = self.as_given(values, present)
     tables = self.as_rows(values)
     there = self.presence(tables, present)
     rows = len(next(iter(tables.values()), [None]))
