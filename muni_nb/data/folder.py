@@ -306,7 +306,8 @@ def from_folder(
         keep = place(folder / "decoded" if keep is None else keep, "keep")
         found |= {name: on_disk(each, keep) for name, each in files.items()}
         options["available"] = and_there(options.get("available"), files)
-    bench = from_arrays(found, kinds=kinds, **{"name": folder.resolve().name, **options})
-    heard = {name: bench.restore[name] for name, each in files.items() if each.waves}
+    sounds = {name: "audio" for name, each in files.items() if each.waves}     # whatever their size
+    bench = from_arrays(found, kinds={**sounds, **(kinds or {})}, **{"name": folder.resolve().name, **options})
+    heard = {name: bench.restore[name] for name in sounds}
     hear = lambda x, restore: (sound.waveforms(restore(x)), sound.rate)
     return replace(bench, hear={name: partial(hear, restore=restore) for name, restore in heard.items()})

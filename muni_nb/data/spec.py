@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'IN_MEMORY', 'as_held', 'as_mask', 'Rows', 'beside', 'rendered', 'show_rows', 'Truth', 'check_same',
-           'check_column', 'first_fault', 'as_specified', 'after', 'frequencies', 'miller_madow', 'Benchmark',
-           'with_labels']
+           'check_column', 'first_fault', 'as_specified', 'kind_in_words', 'after', 'frequencies', 'miller_madow',
+           'Benchmark', 'with_labels']
 
 # %% ../../nbs/data/00_spec.ipynb #2fd42855
 import hashlib
@@ -266,6 +266,13 @@ def as_specified(part: str, rows: Rows, bench: "Benchmark") -> Rows:
     return rows
 
 # %% ../../nbs/data/00_spec.ipynb #a36dfd90
+def kind_in_words(spec: Spec) -> str:
+    "A modality by name, kind, shape and classes, such as photo: image 3x16x16."
+    shape = "x".join(map(str, spec.shape))
+    classes = f"of {spec.classes}" if spec.classes else ""
+    return f"{spec.name}: {' '.join(filter(None, (spec.kind, shape, classes)))}"
+
+
 def after(truth: "Truth | None", change: Callable[[Rows], Rows]) -> "Truth | None":
     "A truth whose rows are changed so."
     then = lambda f: f and (lambda *arguments, **named: change(f(*arguments, **named)))
@@ -406,7 +413,7 @@ class Benchmark:
     def __repr__(self):
         nats = ", ".join(f"{k} {v:.3f}" for k, v in self.nats.items())
         head = f"Benchmark({self.name}: {', '.join(self.specs)})"
-        lines = [head, f"train {self.train}", f"test  {self.test}"]
+        lines = [head, ", ".join(map(kind_in_words, self.specs.values())), f"train {self.train}", f"test  {self.test}"]
         if self.attributes: lines.append(f"nats  {nats}{'' if self.truth else ' (measured)'}")
         return "\n  ".join(lines)
 
