@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from multiprocessing import get_context
@@ -502,3 +504,23 @@ def test_a_run_that_kills_its_process_is_named_and_takes_no_other_along(tmp_path
     tried(kind, lambda: re.search(wanted, told) is not None, None)
     for run in runs[1:]: tried(kind, lambda: find(run, tmp_path / "runs") is not None, None)
     assert len(lines) == 8 and ["begun again" in line for line in lines].count(True) == 2
+
+
+UNGUARDED = """
+from muni_nb.experiments.run import Run, settings
+from muni_nb.experiments.sweep import sweep
+
+sweep([Run("MUNI", 0, **settings(small=True))], "runs")
+"""
+
+
+def test_a_script_that_sweeps_while_workers_import_it_is_told_so_at_once(tmp_path):
+    kind = "dying workers"
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=here, capture_output=True, text=True)
+    last = ended.stderr.strip().splitlines()[-1]
+    remedy = "put the sweep under if __name__ == '__main__':, or workers=0"
+    tried(kind, lambda: remedy in last or pytest.fail(ended.stderr), None)
+    assert ended.returncode == 1 and "NotStarted" in last
+    assert "begun again" not in ended.stdout + ended.stderr and "memory" not in ended.stderr

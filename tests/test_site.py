@@ -145,7 +145,8 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     labels = np.arange(120) % 3
-    return {"photos": random.integers(0, 255, (120, 16, 16, 3), dtype=np.uint8), "labels": labels,
+    return {"__name__": "__main__", "labels": labels,
+            "photos": random.integers(0, 255, (120, 16, 16, 3), dtype=np.uint8),
             "captions": [f"number {i}" for i in labels], "features": random.normal(size=(120, 4))}
 
 

@@ -27,7 +27,7 @@ from .cluster import TRIES, Cluster, Outcome, WorkerDied, lost_worker
 from .cost import Cost, kind_of, rehearse_cost, spoken, that_end, together, will_be_written
 from .run import Run, bench_of
 from .store import OF_ONE_RUN, NoneFinished, check_comparable, check_whole, files_of, gather
-from .workers import InThisProcess, Pool, pool_of, threads_for, work
+from .workers import InThisProcess, NotStarted, Pool, check_not_importing, pool_of, threads_for, work
 from ..files import (
     CannotWrite, FileError, NewerFile, cannot_write, ready_to_write, what_is_wrong, write_whole)
 from ..gate import InputError, InputTypeError, brief, device_of, number, path_of, place, whole
@@ -107,8 +107,12 @@ def costs_of(todo: dict[str, Run], team: Team, device: str) -> dict[str, Cost]:
     rounds = -(-max(1, team.workers) // len(kinds))                   # all workers busy, as they will be
     times = lambda run: [team.pool.submit(rehearse_cost, run, device) for _ in range(rounds)]
     timed = {kind: times(run) for kind, run in kinds.items()}
-    nothing = Cost(0.0, 0.0)                                          # a run that cannot be timed will say itself why
-    cost = lambda future: nothing if future.exception() else future.result()
+
+    def cost(future) -> Cost:
+        error = future.exception()
+        if isinstance(error, NotStarted): raise error                 # no run's fault: none can be made
+        return Cost(0.0, 0.0) if error else future.result()           # a run that cannot be timed will say itself why
+
     found = {kind: max(map(cost, futures), key=lambda cost: cost.all) for kind, futures in timed.items()}
     return {name: found[kind_of(run)] for name, run in todo.items()}
 
@@ -161,7 +165,7 @@ def outcomes(
         for future in ended:
             name, error = waiting.pop(future), future.exception()
             if not isinstance(error, WorkerDied): yield name, error
-            elif begun[name] == TRIES: yield name, lost_worker(str(error))
+            elif begun[name] == TRIES: yield name, lost_worker(str(error), error.remedy)
             else:
                 begun[name] += 1
                 report(f"{todo[name].name}: begun again, {error}")
@@ -173,7 +177,7 @@ def sweep(
     folder: str | Path,
     *,
     records: Sequence[str | Path] = (),        # where else finished runs are: folders, or studies' files
-    workers: int = 2,                          # processes, 0 for none
+    workers: int = 2,                          # processes, 0 for none; they import the script that sweeps
     device: str = "cpu",
     executor: Executor | None = None,          # instead of processes of ours
     scheduler: Any = None,                     # of dask, likewise: "local", an address, a Client or a cluster
@@ -184,10 +188,11 @@ def sweep(
 ) -> xr.Dataset:
     """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all that are finished.
 
-    Before any work, InputError for arguments that cannot be, or a scheduler that does not answer, and CannotWrite for a
-    folder that takes no files, or not as many; NoneFinished if no run is finished, and none ends within `hours`.
-    RuntimeError, after all others are done, if any run failed: what finished is kept, and in `folder`/failed the
-    tracebacks of the others."""
+    In a script, call it under `if __name__ == "__main__":`, or with `workers=0`.
+    Before any work, InputError for arguments that cannot be, a scheduler that does not answer, or workers that cannot
+    begin, and CannotWrite for a folder that takes no files, or not as many; NoneFinished if no run is finished, and
+    none ends within `hours`. RuntimeError, after all others are done, if any run failed: what finished is kept,
+    and in `folder`/failed the tracebacks of the others."""
     began = time.monotonic()
     runs = checked_runs(runs)
     whole(workers, "workers", least=0)
@@ -203,6 +208,7 @@ def sweep(
     set_aside_damaged(runs, folder, report)
     finished = files_of(runs, *folders)
     todo = {run.digest: run for run in runs if run.digest not in finished}
+    if todo and executor is None and workers: check_not_importing()
     report(f"{len(runs)} runs: {len(runs) - len(todo)} finished before, {len(todo)} to do")
     if not todo: return gather(runs, *folders, drawn=drawn)
     ready_to_write(folder)
