@@ -327,7 +327,7 @@ def routes_in_words(model: LatentModel, given: Sequence[str], want: Sequence[str
     "What routes do, a sentence each; none for a model without."
     routes = getattr(model, "routes", None)
     if routes is None: return []
-    pooled = f"Experts of {', '.join(given)} are pooled: {POOLED[routes.pooling]}"
+    pooled = f"Experts of {', '.join(given)} are pooled: {POOLED.get(routes.pooling, routes.pooling)}"
     first = pooled if given else "Nothing is given: z is drawn from the prior"
     cut = ("In training, what is decoded sends no gradient back into its own expert" if routes.detach
            else "In training, what is decoded sends its gradient back into all experts, its own too")
@@ -366,7 +366,8 @@ def routes_svg(model: LatentModel, given: Sequence[str], want: Sequence[str]) ->
     middle, bottom, dashed = 20 + 20 * len(names), 40 * len(names) + 50, 'stroke-dasharray="5 4"'
     target = want[0] if want else names[0]
     solid = 'stroke-width="3"'
-    parts = [box(250, middle, 130, POOLED[routes.pooling]), box(420, middle, 40, "z"), box(250, bottom, 210, "prior")]
+    pooled = box(250, middle, 130, POOLED.get(routes.pooling, "your own"))
+    parts = [pooled, box(420, middle, 40, "z"), box(250, bottom, 210, "prior")]
     parts += [arrow(380, middle, 418, middle, INK, "" if given else dashed)]
     for i, name in enumerate(names):
         y = 20 + 40 * i

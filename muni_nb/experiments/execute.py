@@ -21,7 +21,7 @@ from .. import __version__
 from ..evaluation.alignment import towers_for
 from ..evaluation.report import check_rows, evaluate, refused_of, routes_of
 from ..evaluation.verifier import judge_for
-from .run import Run, bench_of, code_of, rows_of
+from .run import Run, bench_of, not_ours
 from .store import find, read_result, write_result
 from .told import as_yaml, values_of
 from ..files import FileError, NewerFile, alone, ready_to_write, what_is_wrong, write_whole
@@ -121,7 +121,7 @@ def _execute(run: Run, folder: Path, device: str, progress: bool) -> Path:
                 "evaluation_seconds": {"units": "s", "long_name": "wall time of evaluation"},
                 "parameters": {"units": "1", "long_name": "trainable parameters"}}
     ds = ds.assign({name: ((), ds.attrs.pop(name), attrs) for name, attrs in measured.items()})
-    own = {f"own_{name}": value for name, value in (rows_of(run.bench) | code_of(run.kind)).items()}
+    own = {f"own_{name}": value for name, value in not_ours(run).items()}
     ds.attrs |= own | {
         "run_cell": run.cell, "config": json.dumps(run.config()), "versions": json.dumps(versions),
         "machine": platform.machine(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}

@@ -57,7 +57,7 @@ def stated(ds: xr.Dataset) -> dict:
 
     With digests of rows and code that are not ours, where it has them, and without where these rows lie."""
     config = json.loads(ds.attrs["config"])
-    own = {name: ds.attrs[name] for name in ("own_rows", "own_code") if name in ds.attrs}
+    own = {name: ds.attrs[name] for name in ("own_rows", "own_code", "own_pooling") if name in ds.attrs}
     try: today = run_of(config).config()
     except InputError: return config | own     # of another version
     return today | {"bench": without_places(today["bench"])} | own

@@ -160,7 +160,7 @@ def identity_told(ds: xr.Dataset) -> dict:
     """The identity of the run that a result says it is of.
 
     By its config and, of rows and code that are not ours, by digests in it: where these were may be gone."""
-    own = {name: ds.attrs[f"own_{name}"] for name in ("rows", "code") if f"own_{name}" in ds.attrs}
+    own = {name: ds.attrs[f"own_{name}"] for name in ("rows", "code", "pooling") if f"own_{name}" in ds.attrs}
     return run_of(json.loads(ds.attrs["config"])).identity(own=own or None)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.spec import Spec
 from ..gate import InputError, check_fields, number, one_of, typed
-from ..latent.gaussian import POOLINGS, Posterior, pool
+from ..latent.gaussian import Posterior, pool, rule_of
 from ..latent.subsets import SUBSETS, check_number, crossed, marked, rows_where
 from .base import Latents, ramped
 from .experts import ExpertModel
@@ -26,7 +26,8 @@ from ..nets.build import Sizes, prior_for
 class Routes:
     """The objective of MUNI and its switches; the defaults are the paper's choice where it is stated.
 
-    `pooling` is of latent.gaussian.POOLINGS, `prior_subsets` and `shown` are of latent.subsets.SUBSETS."""
+    `pooling` is of latent.gaussian.POOLINGS, or the import path of a rule of your own, "my_package.rules:mine";
+    `prior_subsets` and `shown` are of latent.subsets.SUBSETS."""
     pooling: str = "poe"                   # how experts become a posterior (poe: stated)
     detach: bool = True                    # a given target's own expert gets no gradient (stated)
     prior_subsets: str = "leave_one_out"   # which posteriors the prior is fitted to (stated)
@@ -44,7 +45,8 @@ class Routes:
 
     def __post_init__(self):
         check_fields(self)
-        known = {"pooling": POOLINGS, "prior_subsets": SUBSETS, "shown": SUBSETS, "targets": ("all", "shown")}
+        rule_of(self.pooling)
+        known = {"prior_subsets": SUBSETS, "shown": SUBSETS, "targets": ("all", "shown")}
         for name, choices in known.items(): one_of(getattr(self, name), name, list(choices))
         for name in ("rate_weight", "label_weight", "contrast"): number(getattr(self, name), name, least=0)
         number(self.rate_ramp, "rate_ramp, a fraction of training,", 0, 1)
