@@ -31,6 +31,7 @@ from .data.written import check_left, write_drawn
 from .doctor import examine, in_lines
 from .experiments.execute import execute, trained
 from .experiments.run import Run, bench_of
+from .experiments.pretrained import SHIPPED, light_bench, shipped, standards_of
 from muni_nb.experiments.results import (
     Results, cells, counterpart, difference, intervals, interval_figure, latex_of, missing, opened, paper_table,
     save_figure)
@@ -102,34 +103,43 @@ def run_train(told: argparse.Namespace) -> Answer:
 
 # %% ../nbs/02_main.ipynb #c8d8141d
 def model_at(place: str) -> Path:
-    """The folder of the one trained model at a place: it, or a folder of results.
+    """The folder of the one trained model at a place: it, or a folder of results; or of the package, by its name.
 
     InputError if there is none, or several."""
-    place = path_of(place)
-    if (place / "run.yaml").is_file(): return place
-    found = sorted(path.parent for path in (place / "models").glob("*/run.yaml"))
-    if not found: raise InputError(f"there is no trained model in {place}: train one there, muni_nb train {place}")
+    folder = path_of(place)
+    if (folder / "run.yaml").is_file(): return folder
+    found = sorted(path.parent for path in (folder / "models").glob("*/run.yaml"))
     if len(found) == 1: return found[0]
-    raise InputError(f"{place} has {len(found)} models, name one: {', '.join(map(str, found))}")
+    if found: raise InputError(f"{folder} has {len(found)} models, name one: {', '.join(map(str, found))}")
+    known = list(shipped().index)
+    if place in known: return SHIPPED / place
+    raise InputError(f"there is no trained model in {folder}: train one there, muni_nb train {folder}, or name one "
+                     f"that comes with the package: {', '.join(known)}")
 
 
 def run_at(told: argparse.Namespace) -> tuple[Run, Path]:
-    "The run of the model that is told, judged as options say; and the folder of results that the model is in."
+    "The run of the model that is told, judged as options say; and the model's folder."
     kept = model_at(told.place)
-    run = run_told(merged(read_config(kept / "run.yaml"), told.dotted))
-    if run.model_name == kept.name: return run, kept.parent.parent
+    as_trained = read_config(kept / "run.yaml")
+    run = run_told(merged(as_trained, told.dotted))
+    if run.model_name == run_told(as_trained).model_name: return run, kept
     raise InputError(f"these options are of another model than {kept.name}: train it first, or leave them out")
 
 
 def model_options(options: argparse.ArgumentParser) -> None:
     "What names a trained model."
-    options.add_argument("place", nargs="?", default="results/runs", help="folder of a trained model, or of results")
+    where = "folder of a trained model, or of results; or a model of the package, such as digits"
+    options.add_argument("place", nargs="?", default="results/runs", help=where)
     options.add_argument("--device", default="cpu")
 
 # %% ../nbs/02_main.ipynb #a04bea07
 def run_evaluate(told: argparse.Namespace) -> Answer:
     "Evaluate a trained model; options such as --evaluation.rows 200 say how."
-    run, folder = run_at(told)
+    run, kept = run_at(told)
+    folder = kept.parent.parent
+    if kept != folder / "models" / run.model_name:             # there it would be trained
+        raise InputError(f"{kept} is not models/{run.model_name} of a folder of results, which this command judges: in "
+                         "Python, muni_nb.evaluation.report.evaluate judges any model")
     path = find(run, folder) or execute(run, folder, device_of(told.device), progress=True)
     figures, words = tables_of(gather([run], folder))
     return {"result": str(path), "run": run.name, "figures": figures}, f"{words}\n{path}"
@@ -180,11 +190,12 @@ def run_sample(told: argparse.Namespace) -> Answer:
     whole(told.rows, "--rows", least=1)
     whole(told.n, "--n", least=1)
     drawing = drawing_told(told)
-    run, folder = run_at(told)
-    bench = bench_of(run.bench)
+    run, kept = run_at(told)
+    ours = kept.parent == SHIPPED                     # few rows do, and are made in a second
+    bench = light_bench(run.bench, standards_of(run, kept)) if ours else bench_of(run.bench)
     given = values_given(told, bench)
     want = told.want or [name for name in bench.specs if name not in given]
-    model = run.kind.load(folder / "models" / run.model_name, device_of(told.device))
+    model = run.kind.load(kept, device_of(told.device))
     n = told.n if given else told.n * told.rows
     rows = len(next(iter(given.values()))) if given else 1
     check_left(ready_to_write(told.out, name="out"), want, n * rows)          # before the work

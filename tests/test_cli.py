@@ -1,6 +1,7 @@
 "The command line, from arguments to files and exit codes; everything in this process."
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -77,6 +78,16 @@ def test_what_is_drawn_is_of_what_is_given(folder, tmp_path, capsys):
     told = ["--given", "digit=3", "--want", "quadrant", "--n", 3, "--out", tmp_path / "three"]
     answered(capsys, "sample", folder, *told)
     assert len((tmp_path / "three/quadrant.txt").read_text().split()) == 3
+
+
+def test_a_model_of_the_package_and_one_that_was_moved_are_sampled(folder, tmp_path, capsys):
+    asked = ["--given", "digit=3", "--want", "quadrant"]
+    assert answered(capsys, "sample", "digits", *asked, "--out", tmp_path / "a")["written"]
+    (kept,) = folder.glob("models/*")
+    shutil.copytree(kept, tmp_path / "moved")
+    assert answered(capsys, "sample", tmp_path / "moved", *asked, "--out", tmp_path / "b")["written"]
+    assert main(["evaluate", str(tmp_path / "moved")]) == 2
+    assert "is not models/MUNI-0-" in capsys.readouterr().err
 
 
 def test_draws_stand_beside_no_others(folder, tmp_path, capsys, monkeypatch):
