@@ -26,7 +26,8 @@ from .run import Run, in_file_names, run_of, without_places
 from .store import OF_ONE_RUN, files_in, files_of, kept_in, read_result, side_by_side, studies
 from .study import RECORDS, repository_root
 from .cost import Cost, kind_of, rehearse_cost
-from .tables import by_guidance, compare, headline, on_one_scale, over_seeds, table, within_run
+from .tables import (
+    by_guidance, compare, headline, in_cells, on_one_scale, over_seeds, table, within_run)
 from ..files import writing
 from ..gate import InputError, one_of, path_of
 from ..training.fit import flat
@@ -148,11 +149,14 @@ def at_each_guidance(
 
 
 def opened(place: str | Path) -> list[Results]:
-    "The results at a place, see `kept_at`, or of a gathered dataset; those of most runs first. InputError if none are."
+    """The results at a place, see `kept_at`, or of a dataset in a file: a gathered one, or what one `evaluate` found.
+
+    Those of most runs first. InputError if there are none."""
     path = study_at(place)
     if path.is_file() and not OF_ONE_RUN.fullmatch(path.name):
         ds = read_result(path)
-        if {"cell", "seed"} <= set(ds.dims): return at_each_guidance(path.stem, ds, {})
+        if "guidance" in ds.coords and "identity" not in ds: return at_each_guidance(path.stem, in_cells(ds), {})
+        if "identity" not in ds: raise InputError(f"{place} holds no figures: name a dataset of evaluate or of a sweep")
     groups: dict[str, list[Kept]] = {}
     for each in kept_at(path): groups.setdefault(json.dumps(judged_by(each.config)), []).append(each)
     if not groups: raise InputError(f"no run is finished in {place}: name a folder of results, or of records")
