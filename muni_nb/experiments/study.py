@@ -197,6 +197,7 @@ class Study:
         if self.began is None: self.began = time.monotonic()
         where = {"device": self.device, "workers": workers, "scheduler": self.scheduler}
         where["hours"] = self.remaining_hours()
+        if self.small: options["shorter"] = ""              # there is nothing shorter
         return sweep(runs, self.runs, records=read, **where | options)
 
     def __repr__(self):
@@ -213,7 +214,7 @@ def stem(self: Study) -> str:
 # %% ../../nbs/experiments/05_study.ipynb #0fa8b605
 @patch
 def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
-    """Keep a gathered dataset in `gathered/` among the results; to publish, also where README reads it.
+    """Keep a gathered dataset in `gathered/` among the results, and say so; to publish, also where README reads it.
 
     Published, with the parameter `publish` on, are figures, and of what was drawn the variables `drawn`;
     InputError if a run that stands there, a cell with a seed, is not among them.
@@ -221,6 +222,9 @@ def publish(self: Study, ds: xr.Dataset, drawn: Sequence[str] = ()) -> Path:
     in README."""
     path = self.out / "gathered" / f"{self.stem}.nc"
     write_result(ds, path)
+    if self._vanishing is None:
+        there = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        say(f"gathered: {there}, which xarray.open_dataset or muni_nb.experiments.results.opened reads")
     shown = figures_of(ds, drawn)
     target = self.root / RECORDS / "gathered" / f"{self.name}.nc"
     where = target.relative_to(self.root)

@@ -184,7 +184,7 @@ def sweep(
     hours: float | None = None,                # what does not end within so many is left for another sitting
     drawn: bool = True,                        # off: the dataset is without what runs drew, see `gather`
     report: Callable[[str], None] = say,       # told what is to be done, how long it takes, and of each run as it ends
-    shorter: str = "fewer steps, seeds or cells",   # what would make it shorter, for `report`
+    shorter: str = "fewer steps, seeds or cells",   # what would make it shorter, for `report`; "" for nothing
 ) -> xr.Dataset:
     """Execute the runs that neither `folder` nor any of the folders `records` holds, and gather all that are finished.
 
@@ -225,7 +225,8 @@ def sweep(
         if not costs: return gather(runs, *folders, drawn=drawn)
         ready_to_write(folder, will_be_written(list(costs.values()), team.workers))
         time_needed = spoken(together([cost.all for cost in costs.values()], team.workers))
-        report(f"about {time_needed} {team.described(device)}; shorter with {shorter}")
+        advice = f"; shorter with {shorter}" if shorter else ""
+        report(f"about {time_needed} {team.described(device)}{advice}")
         order = list(costs)                                                                 # as `that_end` had it
         if hours is None: order.sort(key=lambda name: -costs[name].all)                     # the last round is short
         failed = carry_out({name: todo[name] for name in order}, costs, team, folder, device, report)
