@@ -705,7 +705,7 @@ def without(bench, name):
     less = lambda table: {k: v for k, v in table.items() if k != name}
     cut = lambda rows: replace(rows, values=less(rows.values), available=rows.available[:, keep])
     return replace(bench, specs=less(bench.specs), carries=less(bench.carries), reads=less(bench.reads),
-                   restore=less(bench.restore), train=cut(bench.train), test=cut(bench.test))
+                   restore=less(bench.restore), store=less(bench.store), train=cut(bench.train), test=cut(bench.test))
 
 
 @each_model

@@ -310,6 +310,8 @@ class Benchmark:
     reads: Mapping[str, Callable[[Tensor], dict[str, Tensor]]] = field(default_factory=dict)
     # modality -> its values, drawn or held, as they were given
     restore: Mapping[str, Callable[[Tensor], object]] = field(default_factory=dict)
+    # modality -> the inverse of `restore`: what one gives, as rows hold it, and which of it is there, bool [N]
+    store: Mapping[str, Callable[[Any], tuple[Tensor, Tensor]]] = field(default_factory=dict)
     # modality of features [N, F] -> what makes pictures, sounds or captions of its `spec` from them
     render: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     # modality of sounds -> waveforms [N, samples], and their rate in Hz, of its values as rows hold or models draw them
@@ -327,7 +329,7 @@ class Benchmark:
             if a in specs and not KINDS[specs[a].kind].is_label:
                 raise InputError(f"attributes: {a!r} is a modality of kind {specs[a].kind!r}, which is no label: call "
                                  f"one of the two otherwise")
-        for what in ("carries", "reads", "restore", "render", "hear", "see"):
+        for what in ("carries", "reads", "restore", "store", "render", "hear", "see"):
             for k in getattr(self, what):
                 if k not in specs:
                     raise InputError(f"{what} speaks of {k!r}, which is no modality{nearest(k, names)}")
@@ -418,6 +420,25 @@ class Benchmark:
         return "\n  ".join(lines)
 
 # %% ../../nbs/data/00_spec.ipynb #2ba78183
+@patch
+def given(self: Benchmark, values: Mapping[str, object]) -> Rows:
+    """Rows of one's own values {modality: N of them}, for a model's `sample`; the way out again is `restore`.
+
+    In the units and shapes that the benchmark was made of, None where something is missing; where it knows no such
+    (`store`), as rows hold them. InputError, naming the modality, for what it cannot take."""
+    if not isinstance(values, Mapping) or not values:
+        raise InputTypeError(f"want a dict {{modality: N values}} of one or more, got {brief(values)}")
+    held, there = {}, {}
+    for k, x in values.items():
+        if k not in self.specs: raise InputError(f"unknown modality {k!r}{nearest(k, list(self.specs))}")
+        if k in self.store: held[k], there[k] = self.store[k](x)
+        else: held[k] = self.specs[k].as_rows(x)
+    count = len(next(iter(held.values())))
+    rows = Rows(held, {}, {}, torch.ones(count, len(held), dtype=torch.bool))
+    known = [there.get(k, column) for k, column in zip(held, rows.available.unbind(1))]
+    return replace(rows, available=torch.stack(known, 1))
+
+
 @patch
 def observed(
     self: Benchmark,

@@ -7,6 +7,7 @@ __all__ = ['KINDS', 'TERMS', 'ROUTES', 'LONGEST_NAME', 'check_name', 'Spec', 'na
            'decoder_for', 'likelihood_for', 'autoencoder_for', 'prior_for', 'decoder_groups']
 
 # %% ../../nbs/nets/08_build.ipynb #e6cb6cf9
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -83,8 +84,11 @@ class Spec:
         if x.dim() == 0 and not self.shape: x = x[None]
         if x.dim() != 1 + len(self.shape) or x.shape[1:] != self.shape:
             shape = ", ".join(map(str, ("B", *self.shape)))
-            alone = ": a single one is one row, write [x]" if x.shape == self.shape else ""
-            raise InputError(f"{self.name}: want shape [{shape}], got {list(x.shape)}{alone}")
+            remedy = ": a single one is one row, write [x]" if x.shape == self.shape else ""
+            if self.kind == "image" and x.dim() > 1 and math.prod(x.shape[1:]) == math.prod(self.shape):
+                remedy = (f": pictures in the shape that a benchmark of one's own was made of, such as [N, H, W, C], "
+                          f"go through bench.given({{{self.name!r}: x}})")
+            raise InputError(f"{self.name}: want shape [{shape}], got {list(x.shape)}{remedy}")
         return x
 
     def prepare(self, x, there: Tensor | None = None, sure: bool = False) -> Tensor:
