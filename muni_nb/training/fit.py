@@ -6,7 +6,7 @@
 __all__ = ['LARGEST_SEED', 'Recipe', 'parameter_groups', 'optimiser_of', 'seed_step', 'identity', 'flat', 'check_identity',
            'NonFiniteLoss', 'unusual', 'not_finite', 'room_for', 'gradients', 'train_step', 'named_fault',
            'check_rebuilt', 'check_draws', 'check_own', 'recipe_of', 'trainable', 'checkpoint_of', 'checkpoint_bytes',
-           'tracking', 'fit', 'curves', 'rehearse']
+           'warn_of_warmup', 'tracking', 'fit', 'curves', 'rehearse']
 
 # %% ../../nbs/training/01_fit.ipynb #1d97836d
 import inspect
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -376,6 +376,12 @@ def checkpoint_bytes(model: nn.Module) -> int:
     return 4 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
 
 
+@lru_cache
+def warn_of_warmup(warmup: int, steps: int) -> None:
+    "A warning at the caller of `fit`, once."
+    warnings.warn(f"warmup of {warmup} steps, training of {steps}: give warmup={steps // 10} or so", stacklevel=5)
+
+
 @contextmanager
 def tracking(tracker: Tracker | None, run: Mapping) -> Iterator[Callable[[int, Mapping], None]]:
     "What to tell a tracker of a run's terms with, nothing without one; it is told when the `with` begins and ends."
@@ -413,6 +419,8 @@ def fit(
     `training.world`; the first writes and tells. In threads of one process runs disturb each other: torch has one
     generator. Interrupted, the model holds the raw weights of the last step.
 
+    With `progress`, a warning where most steps are warm-up.
+
     Raises NonFiniteLoss; before the first step InputError for arguments that cannot be, FileError for a checkpoint
     that is damaged or of another run, and CannotWrite for a folder that takes no files. FileError also later, where
     another run was begun in the folder and has kept its checkpoint there."""
@@ -445,6 +453,8 @@ def fit(
         computed_in = list(dict.fromkeys([*before, *computed_in])) if start < recipe.steps else before
     world.wait()                                          # until all have read it
     if not world.first: path, tracker, progress = None, None, False
+    if progress and recipe.warmup > recipe.steps / 2:     # who tries out is told; of runs in sweeps nobody watches one
+        warn_of_warmup(recipe.warmup, recipe.steps)
     if path and start < recipe.steps:
         beside = 1 if resumed else 2                      # the next is written beside the last
         ready_to_write(path.parent, beside * checkpoint_bytes(model))
