@@ -97,7 +97,8 @@ def several_of(
     known = list(known)
     want = f"{name} must be a {'non-empty ' if least else ''}list of names among {', '.join(known)}"
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InputTypeError(f"{want}; got {brief(values)}")
+        remedy = f": write [{values!r}]" if isinstance(values, str) and values in known else ""
+        raise InputTypeError(f"{want}; got {brief(values)}{remedy}")
     names = list(values)
     if len(names) < least: raise InputError(f"{want}; got {brief(names)}")
     names = [one_of(each, f"{what} in {name}", known) for each in names]
