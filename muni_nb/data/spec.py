@@ -150,25 +150,29 @@ def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[
               render: Mapping[str, Callable[[Tensor], Tensor]] = {}):
     """Draws `rows`, one column a row titled with its attributes, its captions below; returns the axes.
 
-    `decode` turns token ids [N, L] into captions; `render`: see `rendered`. ValueError if nothing there can
-    be drawn."""
+    What a row lacks, and an attribute that nobody knows, is left blank. `decode` turns token ids [N, L] into
+    captions; `render`: see `rendered`. ValueError if nothing there can be drawn."""
     values = rendered(rows.values, render)
     specs = {**specs, **{k: make.spec for k, make in render.items()}}
     kinds = {k: KINDS[specs[k].kind] for k in values}
     pictures = {k: kinds[k].picture(v) for k, v in values.items()}
-    pictures = {k: v.cpu() for k, v in pictures.items() if v is not None}
+    there = dict(zip(rows.values, rows.available.cpu().unbind(1)))
+    blank = lambda picture, shown: torch.where(shown[:, None, None, None], picture.cpu(), 255)
+    pictures = {k: blank(v, there[k]) for k, v in pictures.items() if v is not None}
     if not pictures:
         raise ValueError(f"none of {', '.join(rows.values)} can be drawn: show rows with a picture, sound "
                          f"or vector")
-    written = [decode(kinds[k].ids(v)) if decode else kinds[k].lines(v)
-               for k, v in values.items() if kinds[k].lines(v[:0]) is not None]
+    said = {k: decode(kinds[k].ids(v)) if decode else kinds[k].lines(v)
+            for k, v in values.items() if kinds[k].lines(v[:0]) is not None}
+    written = [[line if shown else "" for line, shown in zip(lines, there[k])] for k, lines in said.items()]
     canvas, columns, lines = beside(pictures)
     n = len(rows)
     first = next(iter(pictures.values()))
     width = max(v.shape[3] for v in pictures.values()) / first.shape[2]     # in heights of the first line
     if ax is None: ax = plt.subplots(figsize=(1.1 * n * width, 1.1 * len(pictures) + 0.5), dpi=80)[1]
     ax.imshow(canvas.permute(1, 2, 0).numpy(), interpolation="nearest")
-    titles = ["\n".join(f"{k} {int(v[i])}" for k, v in rows.attributes.items()) for i in range(n)]
+    title = lambda i: "\n".join(f"{k} {int(v[i])}" if v[i] >= 0 else "" for k, v in rows.attributes.items())
+    titles = [title(i) for i in range(n)]
     ax.set_xticks(columns, titles, fontsize=9)
     ax.set_yticks(lines, list(pictures))
     for i, caption in enumerate(map("\n".join, zip(*written))):
