@@ -17,9 +17,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from ..data.spec import Benchmark, Rows
-from muni_nb.evaluation.declare import (
-    Figure, alike, attributes_of, drawn_from, labels_of, nats_told, not_carried, route, routes, view_by_view, views_of,
-    with_both)
+from .declare import Figure, alike, attributes_of, drawn_from, labels_of, nats_told, not_carried
+from .declare import route, routes, view_by_view, views_of, with_both
 from .coherence import all_but_one, given_sets, joint_label, route_name
 
 # %% ../../nbs/evaluation/03_predictivity.ipynb #e362836e

@@ -314,7 +314,7 @@ def arranged(
 def evaluate(
     model,
     bench: Benchmark,
-    judge: Judge | None = None,                         # what judge_for(bench) makes; without one nothing is read
+    judge: Judge | None = None,                         # what judge_for(bench) makes; None is refused, and told so
     *,
     rows: int = 1000,                                   # test rows drawn for
     routes: Iterable[Sequence[str]] | None = None,      # given sets to draw from, by default the published ones

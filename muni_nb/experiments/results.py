@@ -23,7 +23,8 @@ import seaborn as sns
 import xarray as xr
 
 from .run import Run, in_file_names, run_of, without_places
-from .store import OF_ONE_RUN, files_in, files_of, kept_in, read_result, side_by_side, studies
+from .store import (
+    OF_ONE_RUN, files_in, files_of, kept_in, own_told, read_result, side_by_side, studies)
 from .study import RECORDS, repository_root
 from .cost import Cost, kind_of, rehearse_cost
 from .tables import (
@@ -58,7 +59,7 @@ def stated(ds: xr.Dataset) -> dict:
 
     With digests of rows and code that are not ours, where it has them, and without where these rows lie."""
     config = json.loads(ds.attrs["config"])
-    own = {name: ds.attrs[name] for name in ("own_rows", "own_code", "own_pooling") if name in ds.attrs}
+    own = own_told(ds)
     try: today = run_of(config).config()
     except InputError: return config | own     # of another version
     return today | {"bench": without_places(today["bench"])} | own

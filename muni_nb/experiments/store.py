@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OF_ONE_RUN', 'DRAWN', 'NEW', 'SHARED', 'encoded', 'write_result', 'told_of', 'read_result', 'check_whole', 'files_in',
            'studies', 'state_of', 'places_in', 'digests', 'drawn_beside', 'drawn_with', 'recorded', 'kept_in',
-           'identity_told', 'keep', 'finish_keeping', 'files_of', 'find', 'read', 'result_in', 'check_comparable',
-           'side_by_side', 'NoneFinished', 'gather']
+           'own_told', 'identity_told', 'keep', 'finish_keeping', 'files_of', 'find', 'read', 'result_in',
+           'check_comparable', 'side_by_side', 'NoneFinished', 'gather']
 
 # %% ../../nbs/experiments/02_store.ipynb #bb844042
 import json
@@ -156,11 +156,16 @@ def kept_in(path: Path) -> dict[str, tuple[str, int, xr.Dataset]]:
     return {digest: (str(cell), int(seed), _recorded(path, figures, i)) for (digest, i), cell, seed in named}
 
 # %% ../../nbs/experiments/02_store.ipynb #0aa1da43
+def own_told(ds: xr.Dataset) -> dict[str, str]:
+    "Digests of rows and code that are not ours, as a result has them: its attributes `own_`."
+    return {name: value for name, value in ds.attrs.items() if name.startswith("own_")}
+
+
 def identity_told(ds: xr.Dataset) -> dict:
     """The identity of the run that a result says it is of.
 
     By its config and, of rows and code that are not ours, by digests in it: where these were may be gone."""
-    own = {name: ds.attrs[f"own_{name}"] for name in ("rows", "code", "pooling") if f"own_{name}" in ds.attrs}
+    own = {name.removeprefix("own_"): value for name, value in own_told(ds).items()}
     return run_of(json.loads(ds.attrs["config"])).identity(own=own or None)
 
 
