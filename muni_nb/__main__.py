@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Answer', 'FORMATS', 'COMMANDS', 'DOTTED', 'run_options', 'settings_told', 'train_options', 'run_train', 'model_at',
-           'run_at', 'model_options', 'run_evaluate', 'tables_of', 'sample_options', 'values_given', 'drawing_told',
-           'run_sample', 'share_options', 'run_share', 'sweep_options', 'sweep_notebook', 'unused', 'run_sweep',
-           'report_options', 'records_of', 'reported', 'lacking', 'against', 'run_report', 'explore_options',
-           'run_explore', 'doctor_options', 'run_doctor', 'extract_options', 'run_extract', 'code_options', 'run_code',
-           'cache_options', 'run_cache', 'Parser', 'parser', 'answer', 'is_ours', 'is_file_fault', 'main']
+           'run_at', 'model_options', 'run_evaluate', 'judged_alone', 'tables_of', 'sample_options', 'values_given',
+           'drawing_told', 'run_sample', 'share_options', 'run_share', 'sweep_options', 'sweep_notebook', 'unused',
+           'run_sweep', 'report_options', 'records_of', 'reported', 'lacking', 'against', 'run_report',
+           'explore_options', 'run_explore', 'doctor_options', 'run_doctor', 'extract_options', 'run_extract',
+           'code_options', 'run_code', 'cache_options', 'run_cache', 'Parser', 'parser', 'answer', 'is_ours',
+           'is_file_fault', 'main']
 
 # %% ../nbs/02_main.ipynb #15612f18
 import argparse
@@ -29,7 +30,7 @@ import xarray as xr
 from .data.spec import Benchmark
 from .data.written import check_left, write_drawn
 from .doctor import examine, in_lines
-from .experiments.execute import execute, trained
+from .experiments.execute import execute, judged, readers_of, trained
 from .experiments.run import Run, bench_of
 from .experiments.pretrained import SHIPPED, light_bench, shipped, standards_of
 from muni_nb.experiments.results import (
@@ -40,7 +41,7 @@ from .experiments.store import find, gather
 from .experiments.study import repository_root
 from .experiments.cost import spoken
 from .experiments.sweep import sweep
-from .experiments.tables import by_guidance, markdown, table
+from .experiments.tables import by_guidance, in_cells, markdown, table
 from muni_nb.experiments.told import (
     PRESETS, as_yaml, dotted, help_on_runs, merged, preset_values, read_config, run_told, runs_told, value_of,
     values_of)
@@ -134,15 +135,26 @@ def model_options(options: argparse.ArgumentParser) -> None:
 
 # %% ../nbs/02_main.ipynb #a04bea07
 def run_evaluate(told: argparse.Namespace) -> Answer:
-    "Evaluate a trained model; options such as --evaluation.rows 200 say how."
+    """Evaluate a trained model; options such as --evaluation.rows 200 say how.
+
+    What is found of a model in a folder of results is kept there; of any other, such as one of the package, nowhere."""
     run, kept = run_at(told)
+    device = device_of(told.device)
     folder = kept.parent.parent
-    if kept != folder / "models" / run.model_name:             # there it would be trained
-        raise InputError(f"{kept} is not models/{run.model_name} of a folder of results, which this command judges: in "
-                         "Python, muni_nb.evaluation.report.evaluate judges any model")
-    path = find(run, folder) or execute(run, folder, device_of(told.device), progress=True)
+    if kept != folder / "models" / run.model_name:             # execute would train it
+        figures, words = tables_of(in_cells(judged_alone(run, kept, device)))
+        return {"result": None, "run": run.name, "figures": figures}, f"{words}\nnot kept, as {kept} is in no results"
+    path = find(run, folder) or execute(run, folder, device, progress=True)
     figures, words = tables_of(gather([run], folder))
     return {"result": str(path), "run": run.name, "figures": figures}, f"{words}\n{path}"
+
+
+def judged_alone(run: Run, kept: Path, device: str) -> xr.Dataset:
+    "The figures of a run's model that lies in the folder `kept`, which need not be one of results."
+    bench = bench_of(run.bench)
+    readers = readers_of(run, bench, None, progress=True)
+    found = judged(run, run.kind.load(kept, device), bench, readers, progress=True)
+    return found.assign_attrs(run_cell=run.cell)
 
 
 def tables_of(ds: xr.Dataset) -> Answer:

@@ -80,14 +80,16 @@ def test_what_is_drawn_is_of_what_is_given(folder, tmp_path, capsys):
     assert len((tmp_path / "three/quadrant.txt").read_text().split()) == 3
 
 
-def test_a_model_of_the_package_and_one_that_was_moved_are_sampled(folder, tmp_path, capsys):
+def test_a_model_of_the_package_and_one_that_was_moved_are_sampled_and_judged(folder, tmp_path, capsys):
     asked = ["--given", "digit=3", "--want", "quadrant"]
     assert answered(capsys, "sample", "digits", *asked, "--out", tmp_path / "a")["written"]
     (kept,) = folder.glob("models/*")
     shutil.copytree(kept, tmp_path / "moved")
     assert answered(capsys, "sample", tmp_path / "moved", *asked, "--out", tmp_path / "b")["written"]
-    assert main(["evaluate", str(tmp_path / "moved")]) == 2
-    assert "is not models/MUNI-0-" in capsys.readouterr().err
+    held = sorted(tmp_path.rglob("*"))
+    apart = answered(capsys, "evaluate", tmp_path / "moved")
+    assert apart["figures"] == answered(capsys, "evaluate", folder)["figures"] and apart["result"] is None
+    assert held == sorted(tmp_path.rglob("*"))                               # it is kept nowhere
 
 
 def test_draws_stand_beside_no_others(folder, tmp_path, capsys, monkeypatch):
