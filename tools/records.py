@@ -16,20 +16,20 @@ from pathlib import Path
 import xarray as xr
 
 from muni_nb.experiments.records import same
-from muni_nb.experiments.run import RENAMED, Run, in_file_names, run_of
+from muni_nb.experiments.run import RENAMED, Run, run_of
 from muni_nb.experiments.store import keep, kept_in, read, read_result, studies
 
 RECORDS = Path(__file__).resolve().parent.parent / "ablations" / "records"
 ALONE, TOLD = ["nothing"], ["nothing", "digit", "digit+quadrant"]
 # Of what was drawn: by study and cell (or run, or * for all others) the given sets that its notebook shows.
-PICTURED = ("MoPoE", "HELVAE", "MLD", "classical_MoPoE", "classical_MMVAE_")
-FIVE = ("MLD", "MLD_flow", "MVAE", "MMVAE", "MMVAE_", "MoPoE", "MVTCAE")
+PICTURED = ("MoPoE", "HELVAE", "MLD", "classical MoPoE", "classical MMVAE+")
+FIVE = ("MUNI", "MLD", "MLD, flow", "MVAE", "MMVAE", "MMVAE+", "MoPoE", "MVTCAE")
 SHOWN = {
     "routing": {"*": TOLD},
     "peers": dict.fromkeys(PICTURED, ["nothing", "digit+quadrant"]),
-    "reference": {"MUNI_16": TOLD, "Oracle_16": TOLD, "MUNI_32": ALONE, "Oracle_32": ALONE},
+    "reference": {"MUNI 16": TOLD, "Oracle 16": TOLD, "MUNI 32": ALONE, "Oracle 32": ALONE},
     "one_to_many": {"*": ["digit", "quadrant"]},
-    "five_views": {"MUNI": ALONE} | {f"five_views_{name}": ALONE for name in FIVE},
+    "five_views": dict.fromkeys(FIVE, ALONE),
     "efficiency": {},
     "budget": {"*": ALONE},
     "handwriting": {"*": ["nothing", "digit+quadrant"]},
@@ -91,8 +91,7 @@ def thin(records: Path) -> None:
             if drew: drawn[alike(run)] = min(seed, drawn.get(alike(run), seed))
         shown, results = SHOWN.get(study.stem, {}), []
         for run, (cell, seed, ds) in zip(runs, kept):
-            named = shown.get(cell, shown.get(in_file_names(cell), shown.get("*", [])))
-            given = shown.get(run.digest, named)
+            given = shown.get(run.digest, shown.get(cell, shown.get("*", [])))
             results.append(thinned(ds, given if seed == drawn.get(alike(run)) else []))
         if all(now.identical(ds) for now, (_, _, ds) in zip(results, kept)): continue
         keep(study, runs, results, anew=True)

@@ -12,7 +12,7 @@ __all__ = ['SAID', 'IN_TEX', 'COLUMN', 'FOR_PAPER', 'Kept', 'study_at', 'stated'
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import pandas as pd
 import seaborn as sns
 import xarray as xr
 
-from .run import Run, in_file_names, run_of, without_places
+from .run import Run, run_of, without_places
 from .store import (
     OF_ONE_RUN, files_in, files_of, kept_in, own_told, read_result, side_by_side, studies)
 from .study import RECORDS, repository_root
@@ -77,9 +77,7 @@ def kept_at(place: str | Path) -> list[Kept]:
         found.append(Kept(ds.attrs.get("run_cell", cell), int(seed), stated(ds), ds))
     for file in studies(path):
         found += [Kept(cell, seed, stated(ds), ds) for cell, seed, ds in kept_in(file).values()]
-    # older results lack their names, and have what files make of them
-    named = {in_file_names(each.cell): each.cell for each in found if "run_cell" in each.ds.attrs}
-    return [replace(each, cell=named.get(each.cell, each.cell)) for each in found]
+    return found
 
 # %% ../../nbs/experiments/07_results.ipynb #2d287b6b
 def judged_by(config: Mapping) -> dict[str, object]:
@@ -138,7 +136,7 @@ class Results:
     read: Mapping[str, object] = field(default_factory=dict)     # how figures were read, `judged_by`; likewise
 
     def __repr__(self):
-        return f"Results({self.name}: {', '.join(map(str, self.ds.cell.values))})"
+        return f"Results({self.name}: {'; '.join(map(str, self.ds.cell.values))})"
 
 
 def at_each_guidance(
