@@ -435,10 +435,13 @@ def coherence_by_chance(bench: Benchmark) -> dict[str, float]:
     """Probability that modalities of independent rows agree, {attribute or "both": fraction}.
 
     "both": on all that they share. The first may show anything: 1 / n for each further one with a truth; else
-    measured, and NaN for more than 2**20 combinations, or where no train row knows them all."""
+    measured, and NaN for more than 2**20 combinations, or where no train row knows them all. What no modality
+    carries is NaN, and none of "both"."""
     carriers = {a: sum(a in carried for carried in bench.carries.values()) for a in bench.attributes}
-    single = {a: bench.chance([a], times) for a, times in carriers.items()}
-    if bench.truth: return {**single, "both": math.prod(single.values())}
+    single = {a: bench.chance([a], times) if times else math.nan for a, times in carriers.items()}
+    carried_by_some = [single[a] for a, times in carriers.items() if times]
+    if not carried_by_some: return {**single, "both": math.nan}
+    if bench.truth: return {**single, "both": math.prod(carried_by_some)}
     if bench.cells > 2**20: return {**single, "both": math.nan}
     place = {a: i for i, a in enumerate(bench.attributes)}
     terms = []     # of the sum: a law and its axes, by turns
