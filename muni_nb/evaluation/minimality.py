@@ -154,13 +154,14 @@ def leaks(
     model,
     bench: Benchmark,
     sets: Sequence[tuple[str, ...]],
-    classes: int,                        # combinations of attributes
+    classes: int,                        # combinations of attributes, or all where there are fewer
     per_class: int,                      # fresh test rows of each
 ) -> xr.Dataset:
     """Leakage and private R² of `sets`, within classes.
 
     R² is NaN for a factor that in some class or view does not vary. The standard error of the mean over
     classes is on the safe side: their variance holds the rows' error, too."""
+    classes = min(classes, bench.cells)
     cells = np.linspace(0, bench.cells - 1, classes).round().astype(int).tolist()
     found = [within_class(model, class_rows(bench, cell, per_class), sets) for cell in cells]
     leaked = np.array([one for one, _ in found])
