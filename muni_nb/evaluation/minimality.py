@@ -127,8 +127,13 @@ def within_class(
 
 # %% ../../nbs/evaluation/04_minimality.ipynb #1d9d96ec
 def rates(model, bench: Benchmark, held, n: int, given: Sequence[tuple[str, ...]], draws: int) -> xr.Dataset:
-    "Rates of the sets `given` and of the leave-one-out sets, of n rows `held` encoded, `draws` a row."
+    """Rates of the sets `given` and of the leave-one-out sets, of n rows `held` encoded, `draws` a row.
+
+    A minimal coherent code says the attributes that two modalities or more carry; without a truth, by which
+    attributes are independent, all."""
     loo = all_but_one(bench)
+    carriers = {a: sum(a in carried for carried in bench.carries.values()) for a in bench.attributes}
+    shared = [a for a, count in carriers.items() if count > 1 or not bench.truth]
     priced = {}                                                # set -> rate and gap [2, N]
     for g in dict.fromkeys([*given, *loo]):
         priced[g] = torch.stack(model.rate(held.only(g), draws=draws)).double().cpu()
@@ -145,7 +150,7 @@ def rates(model, bench: Benchmark, held, n: int, given: Sequence[tuple[str, ...]
             "standard error of that over rows, less the gap")),
         "rate_gap_leave_one_out": ((), loo_gap.mean().item(), nats(
             "by how much that rate is too high for mixtures, Monte Carlo")),
-        "rate_minimal": ((), bench.nats["joint"], nats("rate of a minimal coherent code")),
+        "rate_minimal": ((), bench.entropy(shared), nats("rate of a minimal coherent code")),
     }, coords={"given": [route_name(g) for g in given]})
     return ds if bench.attributes else ds.drop_vars("rate_minimal")
 
