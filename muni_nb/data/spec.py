@@ -410,6 +410,11 @@ class Benchmark:
         "Combinations of attribute values, whether they occur or not."
         return math.prod(self.attributes.values())
 
+    @property
+    def carriers(self) -> dict[str, int]:
+        "How many modalities carry each attribute."
+        return {a: sum(a in carried for carried in self.carries.values()) for a in self.attributes}
+
     def show(self, n: int = 8, split: str = "train", ax=None):
         "Draws `n` rows of \"train\" or \"test\", chosen at random but always the same; returns the axes."
         rows = {"train": self.train, "test": self.test}[split]

@@ -437,16 +437,15 @@ def coherence_by_chance(bench: Benchmark) -> dict[str, float]:
     "both": on all that they share. The first may show anything: 1 / n for each further one with a truth; else
     measured, and NaN for more than 2**20 combinations, or where no train row knows them all. What no modality
     carries is NaN, and none of "both"."""
-    carriers = {a: sum(a in carried for carried in bench.carries.values()) for a in bench.attributes}
-    single = {a: bench.chance([a], times) if times else math.nan for a, times in carriers.items()}
-    carried_by_some = [single[a] for a, times in carriers.items() if times]
-    if not carried_by_some: return {**single, "both": math.nan}
-    if bench.truth: return {**single, "both": math.prod(carried_by_some)}
+    carried = {a: bench.chance([a], times) for a, times in bench.carriers.items() if times}
+    single = dict.fromkeys(bench.attributes, math.nan) | carried
+    if not carried: return {**single, "both": math.nan}
+    if bench.truth: return {**single, "both": math.prod(carried.values())}
     if bench.cells > 2**20: return {**single, "both": math.nan}
     place = {a: i for i, a in enumerate(bench.attributes)}
     terms = []     # of the sum: a law and its axes, by turns
-    for carried in filter(None, bench.carries.values()):
-        terms += [joint_law(bench, carried).numpy(), [place[a] for a in carried]]
+    for attributes in filter(None, bench.carries.values()):
+        terms += [joint_law(bench, attributes).numpy(), [place[a] for a in attributes]]
     return {**single, "both": float(np.einsum(*terms, [], optimize=True))}
 
 # %% ../../nbs/evaluation/02_coherence.ipynb #4fa46926

@@ -129,11 +129,10 @@ def within_class(
 def rates(model, bench: Benchmark, held, n: int, given: Sequence[tuple[str, ...]], draws: int) -> xr.Dataset:
     """Rates of the sets `given` and of the leave-one-out sets, of n rows `held` encoded, `draws` a row.
 
-    A minimal coherent code says the attributes that two modalities or more carry; without a truth, by which
-    attributes are independent, all."""
+    A minimal coherent code says the attributes that two modalities or more carry. Without a truth, attributes may
+    depend on each other: then all are counted."""
     loo = all_but_one(bench)
-    carriers = {a: sum(a in carried for carried in bench.carries.values()) for a in bench.attributes}
-    shared = [a for a, count in carriers.items() if count > 1 or not bench.truth]
+    shared = [a for a, carriers in bench.carriers.items() if carriers > 1 or not bench.truth]
     priced = {}                                                # set -> rate and gap [2, N]
     for g in dict.fromkeys([*given, *loo]):
         priced[g] = torch.stack(model.rate(held.only(g), draws=draws)).double().cpu()
