@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['QUADRANTS', 'NAMES', 'SOUND', 'MOST_BYTES', 'MOST_PIXELS', 'SIDE', 'NARROW', 'OUTLINE', 'POOLED', 'SEEN', 'INK',
            'GIVEN', 'WANTED', 'CUT', 'TIP', 'Asked', 'latents', 'decode', 'Given', 'named', 'legend', 'tag',
-           'sound_html', 'in_html', 'row_given', 'label_given', 'bounded', 'picture_given', 'cells_of', 'drawing_given',
-           'caption_given', 'sound_given', 'ways_of', 'read_by', 'agreement', 'agreement_in_words', 'page', 'LatentMap',
-           'latent_map', 'map_svg', 'routes_in_words', 'box', 'arrow', 'scissors', 'routes_svg']
+           'sound_html', 'in_html', 'row_given', 'label_given', 'bounded', 'picture_given', 'drawn_lines', 'cells_of',
+           'drawing_given', 'caption_given', 'sound_given', 'ways_of', 'read_by', 'agreement', 'agreement_in_words',
+           'page', 'LatentMap', 'latent_map', 'map_svg', 'routes_in_words', 'box', 'arrow', 'scissors', 'routes_svg']
 
 # %% ../../nbs/experiments/10_asked.ipynb #1997fae5
 from base64 import b64encode
@@ -167,11 +167,15 @@ def picture_given(bench: Benchmark, name: str, data: bytes) -> Given:
 SIDE = 8   # of a drawing
 
 
+def drawn_lines(drawing: str) -> list[str]:
+    "The lines of a drawing, as many as it is to have and each as long: what lies beyond is cut off."
+    lines = [*drawing.splitlines(), *[""] * SIDE][:SIDE]
+    return [line.ljust(SIDE)[:SIDE] for line in lines]
+
+
 def cells_of(drawing: str) -> Tensor:
     "Ink [8, 8] in {0, 1} of a drawing. InputError if there is none."
-    lines = [line.ljust(SIDE)[:SIDE] for line in drawing.splitlines()[:SIDE]]
-    lines += [" " * SIDE] * (SIDE - len(lines))
-    cells = torch.tensor([[float(letter == "#") for letter in line] for line in lines])
+    cells = torch.tensor([[float(letter == "#") for letter in line] for line in drawn_lines(drawing)])
     if cells.any(): return cells
     raise InputError("the drawing is empty: draw with the mouse, or write # where there is ink")
 

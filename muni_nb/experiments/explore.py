@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..data.spec import Benchmark
 from .asked import (
-    QUADRANTS, SIDE, Asked, Given, caption_given, decode, drawing_given, label_given, latent_map, latents, legend,
-    map_svg, named, page, picture_given, read_by, routes_in_words, routes_svg, row_given, sound_given, ways_of)
+    QUADRANTS, SIDE, Asked, Given, caption_given, decode, drawing_given, drawn_lines, label_given, latent_map, latents,
+    legend, map_svg, named, page, picture_given, read_by, routes_in_words, routes_svg, row_given, sound_given, ways_of)
 from .pretrained import SHIPPED, Trained, trained_at
 from .study import repository_root
 from .told import read_config
@@ -93,10 +93,9 @@ def beside(pages: Sequence[str]) -> str:
 
 def pad_svg(drawing: str) -> str:
     "A drawing as squares of 16 pixels to draw on: the left button draws, the right one erases."
-    lines = [line.ljust(SIDE)[:SIDE] for line in (drawing.splitlines() + [""] * SIDE)[:SIDE]]
     step, size = 16, 16 * SIDE
     cells = []
-    for i, ink in enumerate("".join(lines)):
+    for i, ink in enumerate("".join(drawn_lines(drawing))):
         fill = "currentColor" if ink == "#" else "none"
         at = f'x="{step * (i % SIDE)}" y="{step * (i // SIDE)}" width="{step}" height="{step}"'
         cells.append(f'<rect {at} style="fill:{fill}"/>')
