@@ -18,7 +18,7 @@ import xarray as xr
 
 from ..evaluation.declare import check_names
 from ..evaluation.published_scores import task_figures
-from ..evaluation.tasks import TASKS
+from ..evaluation.tasks import TASKS, figure_parts
 from .tables import check_figures, differences, headline, markdown, over_seeds, verdict_of
 
 # %% ../../nbs/experiments/03_published.ipynb #3c88aa3c
@@ -282,9 +282,9 @@ def _spoken(values: xr.DataArray) -> str:
     return f"{float(values.mean()):.2f}{half}"
 
 
-def _cell_of(ds: xr.Dataset, variable: str, name: str) -> xr.DataArray:
+def _values_of(ds: xr.Dataset, variable: str, figure: str) -> xr.DataArray:
     "What a gathered dataset holds of a figure of a task, [cell, seed] or less."
-    task, _, measure = name.rpartition(": ")
+    task, measure = figure_parts(figure)
     return ds[variable].sel(task=task, measure=measure)
 
 # %% ../../nbs/experiments/03_published.ipynb #0d303ecb
@@ -298,11 +298,11 @@ def task_table(ds: xr.Dataset, figures: Sequence[str] | None = None) -> pd.DataF
     for cell in map(str, ds.cell.values):
         mine = ds.sel(cell=cell)
         can = mine.supported.min("seed")            # NaN, of runs that are not there, says nothing
-        said = {name: _spoken(_cell_of(mine, "task_score", name)) for name in figures or known}
-        cannot = [name for name in said if float(can.sel(task=name.rpartition(": ")[0])) == 0]
+        said = {name: _spoken(_values_of(mine, "task_score", name)) for name in figures or known}
+        cannot = [name for name in said if float(can.sel(task=figure_parts(name)[0])) == 0]
         rows[cell] = said | dict.fromkeys(cannot, UNSUPPORTED)
     for reference, suffix in READ_AGAINST.items():
-        means = {name: float(_cell_of(ds, f"task_score{suffix}", name).mean()) for name in figures or known}
+        means = {name: float(_values_of(ds, f"task_score{suffix}", name).mean()) for name in figures or known}
         rows[reference] = {name: "" if np.isnan(value) else f"{value:.2f}" for name, value in means.items()}
     return pd.DataFrame(rows).T.rename_axis(index="method", columns="metric")
 
@@ -314,7 +314,7 @@ PUBLISHED_SCORERS = {"CLIP": "clip-vit-base-patch32", "CLAP": "larger_clap", "AI
 def unlike_print(ds: xr.Dataset, figures: Sequence[str]) -> str:
     "Why our figures cannot stand beside published ones; empty if they can. What they were trained on is not asked."
     for name in figures:
-        task, _, measure = name.rpartition(": ")
+        task, measure = figure_parts(name)
         scorer = str(np.atleast_1d(ds.scorer.sel(measure=measure).values)[0])
         rows = ds.task_rows.sel(task=task)
         rows = float(rows.where(rows > 0).min())      # of the cell with the fewest; NaN if none has any
