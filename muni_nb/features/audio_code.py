@@ -32,7 +32,7 @@ class AudioCode(nn.Module):
     @property
     def widths(self) -> tuple[int, int]: return self.encoder[0].in_features, self.encoder[0].out_features
 
-    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float | None = None) -> dict[str, Tensor]:
+    def loss(self, batch: Mapping[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
         "Squared error of sound features `clap`, summed; for `training.fit`."
         code = self.encoder(batch["clap"])
         back = self.decoder(code + NOISE * torch.randn_like(code))

@@ -24,18 +24,20 @@ from ..training.checkpoint import read_state, write_state
 class Renderer(nn.Module):
     """Standardised features [N, F] to values of `spec`; how, `draw` says.
 
-    Features as their encoder gives them are `spread` times the standardised ones plus `mean`, see `of`."""
+    Features as their encoder gives them are `deviation` times the standardised ones plus `mean`, see `of`."""
     chunk = 250   # rows at once
 
     def __init__(self, spec: Spec, width: int):
         super().__init__()
         self.spec = spec
         self.register_buffer("mean", torch.zeros(width), persistent=False)
-        self.register_buffer("spread", torch.ones(width), persistent=False)
+        self.register_buffer("deviation", torch.ones(width), persistent=False)
 
-    def of(self, mean: Tensor, spread: Tensor) -> "Renderer":
-        "The same renderer, for features that were standardised by `mean` [F] and `spread` [F]."
-        for name, value in (("mean", mean), ("spread", spread)):
+    def of(self, mean: Tensor, deviation: Tensor) -> "Renderer":
+        """This renderer, from now on for features that were standardised by `mean` [F] and `deviation` [F].
+
+        InputError for another width."""
+        for name, value in (("mean", mean), ("deviation", deviation)):
             if value.shape != self.mean.shape:
                 found = f"{name} has shape {list(value.shape)}"
                 raise InputError(f"{found}: this renderer reads features [N, {len(self.mean)}]")
@@ -56,7 +58,7 @@ class Renderer(nn.Module):
         features = tensor_of(features, "features", "standardised features as floats")
         if features.shape[1:] != self.mean.shape:
             raise InputError(f"features are {list(features.shape)}: this renderer reads [N, {len(self.mean)}]")
-        raw = features.float().cpu() * self.spread + self.mean
+        raw = features.float().cpu() * self.deviation + self.mean
         with torch.random.fork_rng(), torch.autocast("cpu", enabled=False):
             torch.manual_seed(seed)
             return torch.cat([draw(part) for part in raw.split(self.chunk)])
@@ -70,7 +72,7 @@ class DecoderRenderer(Renderer):
     def __init__(self, spec: Spec, width: int, sizes: Sizes = Sizes(), **options):
         super().__init__(spec, width)
         self.options = options
-        self.sizes = Sizes(**sizes.values() | {"latent": width})
+        self.sizes = sizes.but(latent=width)
         self.decoder = decoder_for([spec], self.sizes)
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
@@ -84,7 +86,7 @@ class DecoderRenderer(Renderer):
         "What the decoder is told of features: standardised ones, and that there is one modality."
         return (raw - self.centre) / self.scale, torch.zeros(len(raw), dtype=torch.int64, device=raw.device)
 
-    def loss(self, batch: dict[str, Tensor], available: Tensor, progress: float | None = None) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], available: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
         "The decoder's loss of values, under their name, given `features`; for `training.fit`."
         return {"loss": self.decoder.loss(batch[self.spec.name], *self.told(batch["features"])).mean()}
 
