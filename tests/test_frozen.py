@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from muni_nb.data.scenes import draw_rows
+from muni_nb.features.cache import MODALITIES
 from muni_nb.features.render import read_renderer
-from muni_nb.features.scenes import RENDERERS, WIDTH, Encoders, heard
+from muni_nb.features.scenes import WIDTH, Encoders, heard
 from muni_nb.nets.sentence import FROZEN
 
 torch.set_num_threads(1)
@@ -25,7 +26,7 @@ def test_frozen_models_are_trained_and_written_as_the_package_reads_them(frozen,
     files = lambda folder: sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert files(tmp_path) == files(FROZEN) and "scenes-image/model.safetensors" in capsys.readouterr().out
     features = Encoders(tmp_path)(draw_rows(range(3), "test", heard=heard).values)
-    for name in RENDERERS:
+    for name in MODALITIES:
         ours, theirs = (read_renderer(folder / f"scenes-render-{name}.safetensors") for folder in (tmp_path, FROZEN))
         made = ours(features[name])
         assert features[name].shape == (3, WIDTH) and made.shape == theirs(features[name]).shape, name
