@@ -284,8 +284,8 @@ def check_rebuilt(model: LatentModel) -> None:
 def check_draws(model: LatentModel, bench: Benchmark) -> None:
     "InputError if a model of one's own, as it is, cannot do for two rows what is asked of it after the training."
     kind = type(model)
-    told = all(getattr(decoder, "options", None) is not None for decoder in model.decoders.values())
-    quick = {"steps": 1} if told else {}
+    state_options = all(getattr(decoder, "options", None) is not None for decoder in model.decoders.values())
+    quick = {"steps": 1} if state_options else {}                # one that states none is given all, and may refuse
     rows = bench.train.select(bench.observed(bench.train, model.reads, [], 2))
     given = {name: rows.values[name] for name in model.reads if len(rows)}
     if not model.unsupported([]):
@@ -298,7 +298,7 @@ def check_draws(model: LatentModel, bench: Benchmark) -> None:
     with named_fault(kind, "prior_sample"): model.prior_sample(2)
 
 
-_WHOLE: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()     # models of one's own in which nothing was amiss
+_PASSED: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()    # models of one's own, as `check_own` tells them
 
 
 @torch.no_grad()
@@ -312,15 +312,15 @@ def check_own(model: nn.Module, bench: Benchmark) -> None:
         raise InputError(f"{type(model).__name__} has no prior: let its constructor set self.prior to one of "
                          "latent.prior")
     shapes = {name: str(getattr(value, "shape", None)) for name, value in model.state_dict().items()}
-    asked = json.dumps([as_values(model.config(), "what a model's config() returns"), shapes])
-    whole_ones = _WHOLE.setdefault(type(model), set())
-    if asked in whole_ones: return
+    key = json.dumps([as_values(model.config(), "what a model's config() returns"), shapes])
+    passed = _PASSED.setdefault(type(model), set())
+    if key in passed: return
     was = model.training
     with torch.random.fork_rng():
         check_rebuilt(model)
         try: check_draws(model.eval(), bench)
         finally: model.train(was)
-    whole_ones.add(asked)
+    passed.add(key)
 
 # %% ../../nbs/training/01_fit.ipynb #a5383e73
 def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
@@ -328,7 +328,7 @@ def recipe_of(recipe: Recipe | None, changes: Mapping) -> Recipe:
     if not isinstance(recipe, Recipe | None):
         raise InputTypeError(f"recipe must be Recipe(...), got {brief(recipe)}")
     known = [field.name for field in fields(Recipe)]
-    others = ["folder", "device", "save_every", "log_every", "progress", "tracker", "captured", "recipe"]
+    others = [name for name, each in inspect.signature(fit).parameters.items() if each.kind == each.KEYWORD_ONLY]
     for name in changes:
         if name not in known: raise InputTypeError(f"fit takes no {name!r}{nearest(name, known + others)}")
     return replace(recipe or Recipe(), **changes)
