@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'Judge', 'SHIPPED', 'Verifier', 'Exact', 'carried', 'exact_readers', 'augment', 'check_training',
-           'train_verifier', 'no_trunk', 'unlearnable', 'unread', 'verifier_error', 'learns_from', 'checksum',
-           'write_judge', 'read_judge', 'cached', 'judge_for', 'check_judge']
+           'check_together', 'lessons_for', 'train_verifier', 'no_trunk', 'unlearnable', 'unread', 'verifier_error',
+           'learns_from', 'checksum', 'write_judge', 'read_judge', 'cached', 'read_together', 'verifier_for',
+           'judge_for', 'check_judge']
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #cb7f19f0
 import hashlib
@@ -102,6 +103,32 @@ def check_training(**numbers) -> None:
         else: whole(value, name, least[name], most=2**32 - 1)
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #a9fdf88d
+def check_together(bench: Benchmark, names: Sequence[str]) -> None:
+    "InputError unless one verifier can read all these modalities: alike in kind, shape and what they carry."
+    first = names[0]
+    spec = bench.specs[first]
+    if odd := [k for k in names if (bench.specs[k].kind, bench.specs[k].shape) != (spec.kind, spec.shape)]:
+        raise InputError(f"names must be alike in kind and shape: {first} is {spec.kind} {spec.shape}, "
+                         f"{odd[0]} is not")
+    carries = {k: ", ".join(sorted(bench.carries[k])) or "nothing" for k in names}
+    if odd := [k for k in names if carries[k] != carries[first]]:
+        raise InputError(f"names must carry the same attributes: {first} carries {carries[first]}, "
+                         f"{odd[0]} {carries[odd[0]]}")
+
+
+def lessons_for(bench: Benchmark, names: Sequence[str], rows: int) -> tuple[Rows, list[Tensor]]:
+    """What a verifier of modalities learns from: a table, and the numbers of the rows that it may read each in.
+
+    Those in which a modality is observed and its attributes known; InputError if there are none. `rows`: of the
+    benchmark's `lessons`, where it has them; else the table is that of its train rows."""
+    table = bench.lessons(rows) if bench.lessons else bench.train
+    numbers = [torch.arange(len(table))[bench.observed(table, [name], bench.carries[name])] for name in names]
+    for name, found in zip(names, numbers):
+        if not bench.carries[name]: raise InputError(f"no verifier can learn to read {name}: it carries no attribute")
+        if not len(found): raise InputError(f"no verifier can learn to read {name}: no row has it with what it carries")
+    return table, numbers
+
+
 @typed
 def train_verifier(
     bench: Benchmark,
@@ -120,22 +147,12 @@ def train_verifier(
     It learns from the benchmark's train rows or, where the benchmark has `lessons`, from `rows` of these: of
     each modality from those in which it is observed and its attributes known."""
     names = several_of(names, "names", bench.specs, "modality")
-    spec = bench.specs[names[0]]
-    if odd := [k for k in names if (bench.specs[k].kind, bench.specs[k].shape) != (spec.kind, spec.shape)]:
-        raise InputError(f"names must be alike in kind and shape: {names[0]} is {spec.kind} {spec.shape}, "
-                         f"{odd[0]} is not")
-    carries = {k: ", ".join(sorted(bench.carries[k])) or "nothing" for k in names}
-    if odd := [k for k in names if carries[k] != carries[names[0]]]:
-        raise InputError(f"names must carry the same attributes: {names[0]} carries {carries[names[0]]}, "
-                         f"{odd[0]} {carries[odd[0]]}")
+    check_together(bench, names)
     check_training(steps=steps, batch_size=batch_size, lr=lr, seed=seed, rows=rows, width=width)
-    table = bench.lessons(rows) if bench.lessons else bench.train
-    number = [torch.arange(len(table))[bench.observed(table, [name], bench.carries[name])] for name in names]
-    for name, found in zip(names, number):
-        if not bench.carries[name]: raise InputError(f"no verifier can learn to read {name}: it carries no attribute")
-        if not len(found): raise InputError(f"no verifier can learn to read {name}: no row has it with what it carries")
-    most = max(map(len, number))
-    blur = augment if spec.kind == "image" else lambda x: x
+    table, numbers = lessons_for(bench, names, rows)
+    most = max(map(len, numbers))
+    spec = bench.specs[names[0]]
+    varied = augment if spec.kind == "image" else lambda x: x
     with torch.random.fork_rng():
         seed_step(seed, 0)
         verifier = Verifier(spec, carried(bench, names[0]), width).to(memory_format=torch.channels_last)
@@ -145,10 +162,10 @@ def train_verifier(
             seed_step(seed, step + 1)
             place = torch.randint(most, (batch_size,))
             view = torch.randint(len(names), (batch_size,))
-            row = torch.stack([number[v][p % len(number[v])] for p, v in zip(place, view)])
+            row = torch.stack([numbers[v][p % len(numbers[v])] for p, v in zip(place, view)])
             x = torch.stack([table.values[names[v]][r] for r, v in zip(row.tolist(), view.tolist())])
             with autocast(precision):
-                logits = verifier(blur(spec.prepare(x, sure=True)))
+                logits = verifier(varied(spec.prepare(x, sure=True)))
             truth = {k: table.attributes[k][row] for k in logits}
             loss = sum(F.cross_entropy(v.float(), truth[k], label_smoothing=0.02) for k, v in logits.items())
             optimiser.zero_grad()
@@ -273,6 +290,39 @@ def cached(folder: str | Path | None, who: dict, train: Callable[[], dict[str, T
     return read_judge(path, who)
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #7973c4d8
+def read_together(bench: Benchmark, names: Sequence[str]) -> list[list[str]]:
+    "Views in groups of which each has one verifier: those of one shape that carry the same, if their kind is `shared`."
+    groups: dict[object, list[str]] = {}
+    for name in names:
+        spec = bench.specs[name]
+        # numbers alike in shape may mean the same by different values: one network would read neither
+        key = (spec.kind, spec.shape, bench.carries[name]) if KINDS[spec.kind].shared else name
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def verifier_for(
+    bench: Benchmark,
+    names: Sequence[str],            # one of the groups of `read_together`
+    who: dict,                       # what determines it
+    folder: str | Path | None,
+    progress: bool,
+    **training,
+) -> Verifier:
+    "The verifier of a group: from the package or from `folder` if it is there, else trained and written."
+    attributes = carried(bench, names[0])
+    width = {k: v for k, v in training.items() if k == "width"}
+    with torch.random.fork_rng(): verifier = Verifier(bench.specs[names[0]], attributes, **width)
+    train = lambda: train_verifier(bench, names, progress=progress, **training).state_dict()
+    state = cached(folder, who, train)
+    try: verifier.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{', '.join(names)} carry {', '.join(attributes)}, but the judge of "
+                         f"{bench.config.get('builder', bench.name)} reads other attributes: with other carries "
+                         "give the benchmark a config of its own, that names no builder") from error
+    return verifier.eval()
+
+
 def judge_for(
     bench: Benchmark,
     folder: str | Path | None = "results/verifiers",     # None: verifiers are not written
@@ -281,10 +331,9 @@ def judge_for(
 ) -> Judge:
     """A reader for every modality.
 
-    Verifiers come from the package or from `folder` if they are there, else they are trained and written.
-    Modalities of one shape that carry the same have one verifier if their kind is `shared`, as pictures are.
-    Features that are rendered are read by a judge of the benchmark's `source`. Modalities of which nothing can
-    be read have `unread`."""
+    Verifiers come from the package or from `folder` if they are there, else they are trained and written; which
+    modalities share one, `read_together` says. Features that are rendered are read by a judge of the benchmark's
+    `source`. Modalities of which nothing can be read have `unread`."""
     if not isinstance(bench, Benchmark):
         raise InputTypeError(f"bench must be a Benchmark, got {brief(bench)}")
     training = held_arguments(train_verifier, training)
@@ -293,31 +342,14 @@ def judge_for(
     if bench.source:
         of_source = judge_for(bench.source, folder, progress, **training)
         judge = {k: of_source[k] for k in bench.render} | judge
-    alike = {}
-    for name in bench.views:
-        if name in judge: continue
-        if unlearnable(bench, name):
-            judge[name] = unread(bench, name)
-            continue
-        spec = bench.specs[name]
-        # numbers alike in shape may mean the same by different values: one network would read neither
-        key = (spec.kind, spec.shape, bench.carries[name]) if KINDS[spec.kind].shared else name
-        alike.setdefault(key, []).append(name)
-    for names in alike.values():
-        attributes = carried(bench, names[0])
+    without = [k for k in bench.views if k not in judge]
+    judge |= {k: unread(bench, k) for k in without if unlearnable(bench, k)}
+    groups = read_together(bench, [k for k in without if k not in judge])
+    for names in groups:
         who = {"bench": learns_from(bench), "training": training, "version": 2}
-        if "digest_of_rows" in who["bench"]: who["attributes"] = attributes     # else the builder decides them
-        if len(alike) > 1: who["reads"] = names
-        width = {k: v for k, v in training.items() if k == "width"}
-        with torch.random.fork_rng(): verifier = Verifier(bench.specs[names[0]], attributes, **width)
-        train = lambda: train_verifier(bench, names, progress=progress, **training).state_dict()
-        state = cached(folder, who, train)
-        try: verifier.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(f"{', '.join(names)} carry {', '.join(attributes)}, but the judge of "
-                             f"{bench.config.get('builder', bench.name)} reads other attributes: with other carries "
-                             "give the benchmark a config of its own, that names no builder") from error
-        judge |= dict.fromkeys(names, verifier.eval())
+        if "digest_of_rows" in who["bench"]: who["attributes"] = carried(bench, names[0])   # else the builder decides
+        if len(groups) > 1: who["reads"] = names
+        judge |= dict.fromkeys(names, verifier_for(bench, names, who, folder, progress, **training))
     return judge
 
 # %% ../../nbs/evaluation/01_verifier.ipynb #402c6560
