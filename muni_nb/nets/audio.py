@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from matplotlib import colormaps
 from torch import Tensor, nn
 
 from ..gate import InputError, InputTypeError, tensor_of
 from .decoders import MeanDecoder
 from .image import ImageDecoder, ImageEncoder, patch_tokens, picture_trunk, upward_net
-from .kind import Kind, KindSizes
+from .kind import Kind, KindSizes, coloured
 
 # %% ../../nbs/nets/06_audio.ipynb #116abbea
 class AudioEncoder(ImageEncoder):
@@ -111,8 +110,7 @@ class AudioKind(Kind):
 
     def picture(self, x: Tensor) -> Tensor:
         "Coloured, low bands below."
-        loud = (x.flip(1).float().numpy(force=True) + 1.5) / 4
-        return torch.from_numpy(colormaps["magma"](loud, bytes=True)[..., :3].copy()).permute(0, 3, 1, 2)
+        return coloured(x.flip(1), -1.5, 2.5, "magma")
 
 
 AUDIO = AudioKind()

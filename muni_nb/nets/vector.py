@@ -11,13 +11,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from matplotlib import colormaps
 from torch import Tensor, nn
 
 from ..gate import InputError, InputTypeError
 from .blocks import ExpertHead, GatedBlock, SkipMLP, WideBlock, zero_init
 from .decoders import FlowDecoder, MeanDecoder
-from .kind import Kind, KindSizes
+from .kind import Kind, KindSizes, coloured
 
 # %% ../../nbs/nets/07_vector.ipynb #a3f83515
 class VectorEncoder(nn.Module):
@@ -125,9 +124,8 @@ class VectorKind(Kind):
         "Cells of a side of at least 32 pixels, blue below 0 and red above, row by row."
         side = math.ceil(x.shape[1] ** 0.5)
         cells = nn.functional.pad(x.float(), (0, side**2 - x.shape[1])).unflatten(1, (side, side))
-        colours = colormaps["coolwarm"]((cells.numpy(force=True) + 2) / 4, bytes=True)[..., :3].copy()
         pixels = max(1, math.ceil(32 / side))
-        return torch.from_numpy(colours).permute(0, 3, 1, 2).repeat_interleave(pixels, 2).repeat_interleave(pixels, 3)
+        return coloured(cells, -2, 2, "coolwarm").repeat_interleave(pixels, 2).repeat_interleave(pixels, 3)
 
 
 VECTOR = VectorKind()
