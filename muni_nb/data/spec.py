@@ -278,9 +278,13 @@ def kind_in_words(spec: Spec) -> str:
 
 
 def after(truth: "Truth | None", change: Callable[[Rows], Rows]) -> "Truth | None":
-    "A truth whose rows are changed so."
-    then = lambda f: f and (lambda *arguments, **named: change(f(*arguments, **named)))
-    return truth and replace(truth, draw=then(truth.draw), lessons=then(truth.lessons))
+    "A truth whose rows, drawn or for judges, have a `change` made to them; None for none."
+    def changed(make: Callable[..., Rows] | None) -> Callable[..., Rows] | None:
+        if make is None: return None
+        return lambda *arguments, **named: change(make(*arguments, **named))
+
+    if truth is None: return None
+    return replace(truth, draw=changed(truth.draw), lessons=changed(truth.lessons))
 
 # %% ../../nbs/data/00_spec.ipynb #929f006e
 def frequencies(codes: Tensor) -> Tensor:
