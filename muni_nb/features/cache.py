@@ -6,11 +6,12 @@
 __all__ = ['MODALITIES', 'KEPT_IN', 'AGAIN', 'KINDS_OF', 'Source', 'Meta', 'read_meta', 'changes_between', 'begin', 'rows_file',
            'features_file', 'write_shard', 'mapped', 'Split', 'Joined', 'Standard', 'standard_from', 'Widened',
            'moments_of', 'moments', 'standard_of', 'Tokens', 'Sentences', 'nothing_in', 'corpora_of', 'check_alike',
-           'Reading', 'position_of', 'features_on_disk', 'table_of', 'some_of', 'from_cache']
+           'Reading', 'position_of', 'features_on_disk', 'table_of', 'some_of', 'code_file', 'from_cache']
 
 # %% ../../nbs/features/01_cache.ipynb #c527708b
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio_code import AudioCode, read_code
+from .audio_code import CODE_FILE, AudioCode, read_code
 from ..data.own import OnDisk, divided
 from ..data.spec import BLOCK, Benchmark, Rows, Spec
 from ..files import (
@@ -70,7 +71,7 @@ class Meta:
         object.__setattr__(self, "sources", {k: told[k] for k in MODALITIES if k in told})
 
     @property
-    def shards(self) -> int: return -(-self.items // self.shard)
+    def shards(self) -> int: return math.ceil(self.items / self.shard)
 
 # %% ../../nbs/features/01_cache.ipynb #c4791070
 AGAIN = "extract it again (python -m muni_nb extract), what is finished is kept"
@@ -346,7 +347,8 @@ class Tokens:
 
     def decode(self, ids: Tensor) -> list[str]:
         "Captions of ids [N, L], up to the end."
-        rows = [row[:row.index(end)] if (end := self.tokenizer.eos_token_id) in row else row for row in ids.tolist()]
+        end = self.tokenizer.eos_token_id
+        rows = [row[:row.index(end)] if end in row else row for row in ids.tolist()]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 # %% ../../nbs/features/01_cache.ipynb #168d9188
@@ -448,6 +450,13 @@ def some_of(rows: Rows, number: np.ndarray) -> Rows:
     return Rows(values, {}, {}, rows.available[index])
 
 # %% ../../nbs/features/01_cache.ipynb #4eb8f713
+def code_file(cache: Path, chosen: str | Path | None) -> Path | None:
+    "The file of the `AudioCode` of a cache: the one that was chosen, else the usual one if it is there."
+    if chosen: return path_of(chosen, "audio_code")
+    usual = cache / CODE_FILE
+    return usual if usual.exists() else None
+
+
 @typed
 def from_cache(
     folder: str | Path,                       # a cache
@@ -478,8 +487,7 @@ def from_cache(
         raise InputError(f"{split.meta.corpus} has the same items in train and test: extract its test split anew from "
                          "a list of its own, or set held_out")
     sources = check_alike(splits["train"] + splits["test"])
-    usual = cache / "audio-code.safetensors"
-    widened = Widened(path_of(audio_code, "audio_code") if audio_code else usual if usual.exists() else None)
+    widened = Widened(code_file(cache, audio_code))
     width = {k: widened.width(k, source) for k, source in sources.items()}
     standards = {k: standard_of(splits["train"], k, widened) for k in sources}
     read = {k: Reading(k, source.width, widened, standards[k]) for k, source in sources.items()}

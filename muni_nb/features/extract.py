@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.own import OnDisk
-from .audio_code import learned_code, write_code
+from .audio_code import CODE_FILE, learned_code, write_code
 from muni_nb.features.cache import (
     AGAIN, Meta, Split, begin, check_alike, corpora_of, features_file, features_on_disk, nothing_in, rows_file,
     write_shard)
@@ -192,7 +192,7 @@ def learn_audio_code(cache: str | Path, wide: int = 768, seed: int = 0, **recipe
     heard = features_on_disk(splits, "audio", check_alike(splits)["audio"].width, torch.from_numpy)
     heard = OnDisk(heard.array, heard.number[heard.number >= 0], heard.convert)
     code = learned_code(heard, wide, seed, **recipe).cpu()
-    return write_code(cache / "audio-code.safetensors", code), code.error(heard[:10_000])
+    return write_code(cache / CODE_FILE, code), code.error(heard[:10_000])
 
 # %% ../../nbs/features/04_extract.ipynb #72c91cea
 PUBLISHED_ROWS = {   # of the train splits (stated)
