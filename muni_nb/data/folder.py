@@ -10,6 +10,7 @@ __all__ = ['PICTURES', 'READERS', 'Sound', 'as_seen', 'read_picture', 'read_samp
 # %% ../../nbs/data/06_folder.ipynb #f01de003
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -54,7 +55,7 @@ class Sound:
     @cached_property
     def mel(self) -> torchaudio.transforms.MelSpectrogram:
         "Waveforms to mel power; windows overlap by half or more."
-        hop = -(-self.samples // self.frames)
+        hop = math.ceil(self.samples / self.frames)
         window = 2 ** (2 * hop - 1).bit_length()
         return torchaudio.transforms.MelSpectrogram(self.rate, window, hop_length=hop, n_mels=self.mels).double()
 

@@ -7,6 +7,7 @@ __all__ = ['SEEN', 'LONG_NAMES', 'frechet', 'kid', 'independent', 'distance_to_n
            'leaning', 'distances', 'saved', 'fidelity', 'fidelity_figures']
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #48434765
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
@@ -126,7 +127,7 @@ def leaning(bench: Benchmark, pictures: Mapping[str, Tensor], block: int = 4096)
     total = min(len(bench.train), SEEN)
     column = list(bench.specs).index
     cycle = bench.truth.cycle or bench.cells
-    shift = -(-len(bench.train) // cycle) * cycle                   # twins have the attributes of train rows
+    shift = math.ceil(len(bench.train) / cycle) * cycle             # twins have the attributes of train rows
     closest = {k: torch.full((2, len(x)), torch.inf) for k, x in pictures.items()}
     for start in range(0, total, block):
         stop = min(start + block, total)

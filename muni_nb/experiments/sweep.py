@@ -104,7 +104,7 @@ def costs_of(todo: dict[str, Run], team: Team, device: str) -> dict[str, Cost]:
     "What each run will cost, by its digest: one of each kind is timed, as many at once as there will be workers."
     kinds: dict[str, Run] = {}
     for run in todo.values(): kinds.setdefault(kind_of(run), run)
-    rounds = -(-max(1, team.workers) // len(kinds))                   # all workers busy, as they will be
+    rounds = math.ceil(max(1, team.workers) / len(kinds))             # all workers busy, as they will be
     times = lambda run: [team.pool.submit(rehearse_cost, run, device) for _ in range(rounds)]
     timed = {kind: times(run) for kind, run in kinds.items()}
 
