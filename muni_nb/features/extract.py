@@ -147,7 +147,7 @@ class Extracted:
 @typed
 def extract(
     corpus: Corpus,
-    encoders: Mapping,               # modality -> encoder, see `features.encoders`
+    encoders: Mapping,               # modality -> `features.encoders.Encoder`, or what reads and encodes as one does
     cache: str | Path,
     *,
     share: str = "1/1",              # which of so many shares of the shards
