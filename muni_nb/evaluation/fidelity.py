@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEEN', 'LONG_NAMES', 'frechet', 'kid', 'independent', 'distance_to_nearest', 'copy_share', 'features_of', 'some_of',
-           'leaning', 'distances', 'saved', 'fidelity', 'fidelity_figures']
+           'leaning', 'distances', 'stored', 'fidelity', 'fidelity_figures']
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #48434765
 import math
@@ -152,7 +152,7 @@ LONG_NAMES = {
 def distances(
     judge: Judge,
     bench: Benchmark,
-    shown: Mapping[str, Tensor],         # as saved
+    shown: Mapping[str, Tensor],         # as rows hold them
     reference: Mapping[str, Tensor],     # features of real rows
 ) -> dict[str, list[float]]:
     "How far values {view: [N, ...]} are from real rows: {figure: by view}."
@@ -166,7 +166,7 @@ def distances(
     return columns
 
 # %% ../../nbs/evaluation/05_fidelity.ipynb #7c4d8234
-def saved(specs: Mapping[str, Spec], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def stored(specs: Mapping[str, Spec], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     "Drawn or real values [N, ...] as rows hold them."
     return {k: KINDS[specs[k].kind].stored(specs[k].prepare(x.cpu(), sure=True)) for k, x in values.items()}
 
@@ -182,11 +182,11 @@ def fidelity(
 
     `frechet`, `kid` and `kid_error` (its standard error) against those real `rows` in which a view is
     observed, in the features of the `judge`'s verifiers, on the CPU; `copies`, the fraction that would have to
-    be copies of training rows (0 in expectation if none), features of features. The same with `_real` for N
-    other, independent test rows. The published statistic is the mean of `frechet` over views. Of a benchmark
-    that cannot draw rows, `_real` is of N train rows, or of all if they are fewer (verifiers have seen them),
-    and nothing is said of copies. Views without features, or with fewer than three real rows, are ignored.
-    ValueError on values that are no pictures."""
+    be copies of training rows (0 in expectation if none): where a view is features, of these, and not of what is
+    rendered. The same with `_real` for N other, independent test rows. The published statistic is the mean of
+    `frechet` over views. Of a benchmark that cannot draw rows, `_real` is of N train rows, or of all if they are
+    fewer (verifiers have seen them), and nothing is said of copies. Views without features, or with fewer than
+    three real rows, are ignored. InputError for values that a view's spec does not take."""
     index = {k: bench.observed(rows, [k]) for k in bench.views}
     count = {k: len(rows.available[index[k]]) for k in bench.views}
     views = [k for k in bench.views if k in shown and not isinstance(judge[k], Exact) and count[k] >= 3]
@@ -195,14 +195,14 @@ def fidelity(
     others = independent(bench, n).values if bench.draw else {k: some_of(bench, k, n) for k in views}
     views = [k for k in views if len(others[k]) >= min(n, 3)]
     if not views: return xr.Dataset()
-    pictures = saved(bench.shown, {k: shown[k] for k in views})
+    pictures = stored(bench.shown, {k: shown[k] for k in views})
     others = {k: others[k] for k in views}
     n_others = min(map(len, others.values()))
-    real = saved(bench.shown, rendered(others, bench.render))
+    real = stored(bench.shown, rendered(others, bench.render))
     lean = None
     if bench.draw:
-        held = saved(bench.specs, {k: (drawn or shown)[k] for k in views})
-        held_others = saved(bench.specs, others)
+        held = stored(bench.specs, {k: (drawn or shown)[k] for k in views})
+        held_others = stored(bench.specs, others)
         lean = leaning(bench, {k: torch.cat([held[k], held_others[k]]) for k in views})
     reference = {k: features_of(judge[k], bench.shown[k], rows.values[k][index[k]]) for k in views}
     compared = min(count[k] for k in views)
