@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data.spec import Benchmark, rendered
 from .alignment import PAIRS, shuffled_score
 from .declare import Figure
-from .scorers import CALLED, READ_IN, Scorer, embedded, scored
+from .scorers import CALLED, DISTANCES, READ_IN, Scorer, embedded, scored
 from .tasks import CAPS, COCO, TASKS, TRIPLETS, VGG, Population, Task, figure_name, population_of
 from ..gate import several_of, whole
 from ..nets.precision import autocast
@@ -89,7 +89,7 @@ def score_task(score: str, task: Task, drawn: Vectors, real: Vectors) -> float:
 def floor_of(score: str, task: Task, real: Vectors) -> float:
     "A score of real counterparts of other rows; NaN for FID and FAD, which know no pairs."
     sides = sides_of(score, task, real, real)
-    if not sides or score in ("fid", "fad"): return math.nan
+    if not sides or score in DISTANCES: return math.nan
     if score in PAIRS: return shuffled_score(score, *sides)
     return scored(score, sides[0][1:] + sides[0][:1], sides[0])
 
