@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'VIEWS', 'CORNERS', 'MIXTURE', 'SIZES', 'Handwriting', 'sort_by_class', 'handwriting', 'Style',
            'draw_masks', 'photograph', 'separation', 'crop_corner', 'choose_crops', 'compose', 'uniforms', 'draw_view',
-           'observed', 'Latest', 'Drawn', 'in_blocks', 'columns_of', 'draw_rows', 'check', 'benchmark', 'with_lessons',
-           'quadrant_digits']
+           'observed', 'Latest', 'Drawn', 'in_blocks', 'columns_of', 'draw_rows', 'checked_options', 'benchmark',
+           'with_lessons', 'quadrant_digits']
 
 # %% ../../nbs/data/01_digits.ipynb #11165dc5
 import math
@@ -290,7 +290,7 @@ def draw_rows(index, split: str, pen: Handwriting, size: int, seed: int = 0, ava
 SIZES = (16, 28, 32, 64)      # of pictures, pixels per side
 
 
-def check(
+def checked_options(
     size: int,
     rows: int,
     test_rows: int,
@@ -319,7 +319,7 @@ def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: in
     """Quadrant digits written by pens["train"] and pens["test"]; test rows are always fully observed.
 
     `content` goes into the configuration: what else determines the rows. ValueError on a bad option."""
-    options = check(size, rows, test_rows, seed, availability)
+    options = checked_options(size, rows, test_rows, seed, availability)
     size, rows, test_rows, seed, availability = options.values()
     specs = {k: Spec(k, "image", (3, size, size)) for k in VIEWS}
     specs |= {k: Spec(k, "category", classes=n) for k, n in ATTRIBUTES.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .digits import (
-    Handwriting, Style, check, columns_of, draw_view, handwriting, uniforms, with_lessons)
+    Handwriting, Style, checked_options, columns_of, draw_view, handwriting, uniforms, with_lessons)
 from .mnist import PUBLISHED, SMALL, pens_of
 from .spec import Benchmark, Rows, Spec, Truth
 from ..gate import flag
@@ -64,7 +64,7 @@ def benchmark(builder: str, pens: dict[str, Handwriting], style: Style, size: in
 
     `content` goes into the configuration: what else determines the rows. ValueError on a bad option."""
     filled = flag(filled, "filled")
-    options = check(size, rows, test_rows, seed, availability, ("full", "partial"))
+    options = checked_options(size, rows, test_rows, seed, availability, ("full", "partial"))
     size, rows, test_rows, seed, availability = options.values()
     if filled: options["filled"] = True
     draw = lambda index, split="test": draw_rows(index, split, pens[split], size, seed, "full", style, filled)

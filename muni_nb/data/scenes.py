@@ -24,7 +24,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from .digits import check, in_blocks, uniforms
+from .digits import checked_options, in_blocks, uniforms
 from .spec import Benchmark, Rows, Spec, Truth
 from ..gate import InputError, brief, scalar, tensor_of
 from ..nets.audio import listen
@@ -576,7 +576,7 @@ def scenes(
     """Pictures [3, 32, 32], captions [LENGTH] and log-mels [32, 64] that share five factors.
 
     Judges learn from rows of their own. ValueError on a bad option."""
-    options = check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
+    options = checked_options(32, rows, test_rows, seed, availability, tuple(MIXTURES))
     _, rows, test_rows, seed, availability = options.values()
     held_out = scalar(held_out)
     cycle = kept(held_out)                                          # before any row is drawn

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
-from ..data.digits import check
+from ..data.digits import checked_options
 from ..data.scenes import (
     ATTRIBUTES, CARRIES, MIXTURES, RATE, SPECS, VOCABULARY, captions, draw_rows, kept, read_captions, scenes, tokenise)
 from ..data.spec import Benchmark, Rows, Spec, Truth
@@ -165,7 +165,7 @@ def standardised_scenes(
     text: str,
 ) -> Benchmark:
     "The benchmark of `scene_features`; with `standards` that are known, train rows may be few."
-    options = check(32, rows, test_rows, seed, availability, tuple(MIXTURES))
+    options = checked_options(32, rows, test_rows, seed, availability, tuple(MIXTURES))
     _, rows, test_rows, seed, availability = options.values()
     text = one_of(text, "text", ("sentence", "vector"))
     held_out = scalar(held_out)
