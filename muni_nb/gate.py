@@ -359,8 +359,8 @@ def device_of(device: Any) -> str:
     try: torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"device {str(device)!r} cannot be used here ({why}): choose another, \"cpu\" is "
-                         f"always there") from error
+        raise InputError(f"device {str(device)!r} cannot be used here ({why}): choose another, "
+                         "\"cpu\" is always there") from error
     return str(device)
 
 

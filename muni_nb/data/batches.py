@@ -48,8 +48,8 @@ def rows_of_pattern_at(patterns: Sequence[Tensor], step: int, batch_size: int, s
     counts = tuple(map(len, patterns))
     batches = pattern_batches(counts, batch_size)
     if not len(batches):
-        raise InputError(f"batch_size is {batch_size}, but the largest pattern of availability has only {max(counts)} "
-                         "rows: want a smaller batch")
+        raise InputError(f"batch_size is {batch_size}, "
+                         f"but the largest pattern of availability has only {max(counts)} rows: want a smaller batch")
     epoch, place = divmod(step, len(batches))
     pattern, start = batches[epoch_order(len(batches), seed, epoch)[place]].tolist()
     order = epoch_order(counts[pattern], seed, epoch)

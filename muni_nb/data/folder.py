@@ -128,19 +128,15 @@ READERS = {**dict.fromkeys(PICTURES, read_picture), ".wav": read_wave, ".npy": r
 def read_table(path: Path) -> pd.DataFrame:
     "The rows of a csv or parquet file. FileNotFoundError, or ValueError for a file that is neither."
     if not path.is_file():
-        raise FileNotFoundError(f"there is no table {path}: name it by `table`, "
-                                "relative to the folder")
+        raise FileNotFoundError(f"there is no table {path}: name it by `table`, relative to the folder")
     if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{path}: want a table that ends in .csv or "
-                         ".parquet")
+        raise ValueError(f"{path}: want a table that ends in .csv or .parquet")
     try: return read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except InputError: raise                                          # that says its own remedy
     except ImportError as e:
-        raise ImportError("tables as parquet need pyarrow: pip install 'muni_nb[mnist]', "
-                          "or write a csv file") from e
+        raise ImportError("tables as parquet need pyarrow: pip install 'muni_nb[mnist]', or write a csv file") from e
     except (ValueError, OSError) as e:
-        raise ValueError(f"{path}: cannot be read as a table ({e}): "
-                         "write it again") from e
+        raise ValueError(f"{path}: cannot be read as a table ({e}): write it again") from e
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -150,8 +146,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     is there. InputError for rows of more cells than the head."""
     table = pd.read_csv(path)
     if not isinstance(table.index, pd.RangeIndex):                    # it takes the first cells for names of rows
-        raise InputError(f"{path}: rows have more cells than the head: quote texts that hold commas, and end no row "
-                         "by a comma")
+        raise InputError(f"{path}: rows have more cells than the head: quote texts that hold commas, "
+                         "and end no row by a comma")
     as_written = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     said = lambda column: not names_files(column) and any(isinstance(cell, str) for cell in column)
     return table.assign(**{k: as_written[k] for k in table if said(table[k].tolist())})
@@ -202,8 +198,7 @@ class Files:
         "What a file holds. ValueError, naming it, if it does not decode."
         try: return READERS[path.suffix.lower()](path, self.size, self.sound)
         except Exception as e:
-            raise ValueError(f"{self.name}: {path} does not decode ({e}): replace it, "
-                             "or leave its cell empty") from e
+            raise ValueError(f"{self.name}: {path} does not decode ({e}): replace it, or leave its cell empty") from e
 
     @cached_property
     def first(self) -> np.ndarray:
@@ -217,8 +212,8 @@ class Files:
             if path and value.shape != self.first.shape:
                 raise ValueError(f"{self.name}: {path} has shape {list(value.shape)}, "
                                  f"{self.known[0]} {list(self.first.shape)}: "
-                                 "give pictures a `size`, (height, width), arrays one shape, and do not mix "
-                                 "grey and colour")
+                                 "give pictures a `size`, (height, width), arrays one shape, "
+                                 "and do not mix grey and colour")
             yield value
 
 # %% ../../nbs/data/06_folder.ipynb #8e2d91b4
@@ -289,8 +284,7 @@ def from_folder(
         raise InputTypeError(f"columns must be a list of names of columns, got {brief(columns)}")
     for name in columns or []:
         if name in frame: continue
-        raise ValueError(f"{folder / table} has no column "
-                         f"{name!r}{nearest(name, list(map(str, frame.columns)))}")
+        raise ValueError(f"{folder / table} has no column {name!r}{nearest(name, list(map(str, frame.columns)))}")
     found, files = {}, {}
     for name in columns or frame.columns:
         cells = frame[name].tolist()

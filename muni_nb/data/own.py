@@ -132,8 +132,7 @@ def kind_of(name: str, values: np.ndarray, present: np.ndarray) -> str:
         raise InputError(f"{name}: floats {list(values.shape)} of this size may be pictures or log-mels: give pictures "
                          f"as bytes (uint8; 255 * x if they are in [0, 1]), or as floats in [-1, 1] with "
                          f"kinds={{{name!r}: 'image'}}, log-mels with kinds={{{name!r}: 'audio'}}")
-    raise ValueError(f"{name}: {values.dtype} {list(values.shape)} is no kind of modality: "
-                     "see the table of data.own")
+    raise ValueError(f"{name}: {values.dtype} {list(values.shape)} is no kind of modality: see the table of data.own")
 
 # %% ../../nbs/data/06_own.ipynb #11852d68
 @dataclass(frozen=True)
@@ -179,8 +178,7 @@ def picture(name: str, values: np.ndarray) -> Modality:
     shape = values.shape[1:]
     last = len(shape) == 3 and shape[2] <= 4
     if len(shape) == 3 and not last and shape[0] > 4:
-        raise ValueError(f"{name}: pictures {list(values.shape)}: want [N, H, W, C] or [N, C, H, "
-                         "W] with C of 1 to 4")
+        raise ValueError(f"{name}: pictures {list(values.shape)}: want [N, H, W, C] or [N, C, H, W] with C of 1 to 4")
     if len(shape) == 2: to, back = (lambda x: x[:, None]), (lambda x: x[:, 0])
     elif last: to, back = (lambda x: np.moveaxis(x, 3, 1)), (lambda x: np.moveaxis(x, 1, 3))
     else: to = back = lambda x: x
@@ -190,11 +188,9 @@ def picture(name: str, values: np.ndarray) -> Modality:
         doubt = KINDS["image"].doubt(torch.from_numpy(np.nan_to_num(values[:BLOCK])))
         if far <= 1 and low >= 0 and doubt: raise InputError(f"{name}: {doubt}")
         if far > 1:
-            raise ValueError(f"{name}: pictures of floats up to {far:g} in size: want them in [-1, 1], "
-                             "or bytes")
+            raise ValueError(f"{name}: pictures of floats up to {far:g} in size: want them in [-1, 1], or bytes")
     elif values.dtype != np.uint8:
-        raise ValueError(f"{name}: pictures of type {values.dtype}: want bytes (uint8), or floats in [-1, "
-                         "1]")
+        raise ValueError(f"{name}: pictures of type {values.dtype}: want bytes (uint8), or floats in [-1, 1]")
     elif brightest(values) == 1:
         raise InputError(f"{name}: pictures of bytes 0 and 1 alone are nearly black, 255 is white: "
                          "pass 255 * x, or write files of 0 and 255")
@@ -361,8 +357,7 @@ def attributes_of(attributes, labels: Mapping[str, Tensor], n: int) -> dict[str,
     if attributes is None: return dict(labels)
     if isinstance(attributes, Mapping):
         if twice := [a for a in attributes if a in labels]:
-            raise ValueError(f"attribute {twice[0]}: is a column already: "
-                             "leave it out of `attributes`")
+            raise ValueError(f"attribute {twice[0]}: is a column already: leave it out of `attributes`")
         found = {}
         for a, given in attributes.items():
             check_name(a, "attribute", ROUTES)
@@ -372,8 +367,7 @@ def attributes_of(attributes, labels: Mapping[str, Tensor], n: int) -> dict[str,
         return {**labels, **found}
     names = [attributes] if isinstance(attributes, str) else attributes
     if not isinstance(names, Sequence):
-        raise InputTypeError(f"attributes must be names of columns, or {{name: labels}}; got "
-                             f"{brief(attributes)}")
+        raise InputTypeError(f"attributes must be names of columns, or {{name: labels}}; got {brief(attributes)}")
     for a in names:
         if a in labels: continue
         remedy = nearest(a, list(labels)) if labels else ": give it as {name: integers}"
@@ -390,8 +384,7 @@ def check_lengths(lengths: Mapping[str, int]) -> None:
     "ValueError unless all have the same number of rows."
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} {n:,}" for name, n in lengths.items())
-        raise ValueError(f"numbers of rows differ ({told}): want one value a row, "
-                         "None where there is nothing")
+        raise ValueError(f"numbers of rows differ ({told}): want one value a row, None where there is nothing")
 
 
 def check_indices(named: Mapping[str, object]) -> None:
@@ -419,8 +412,7 @@ def carried_by(carries, specs: Mapping[str, Spec], attributes: Sequence[str]) ->
         found[k] = tuple(a for a in attributes if a in own)
     for a in attributes:
         if any(a in names for names in found.values()): continue
-        raise ValueError(f"attribute {a}: no modality carries it: name one in `carries`, or leave the "
-                         f"attribute out")
+        raise ValueError(f"attribute {a}: no modality carries it: name one in `carries`, or leave the attribute out")
     return found
 
 # %% ../../nbs/data/06_own.ipynb #0085b853
@@ -466,8 +458,7 @@ def check_columns(columns: Mapping, kinds: Mapping[str, str], *others: Mapping |
     for name in columns:
         check_name(name, "column")
         if re.search(r"\s", name):
-            raise InputError(f"a column cannot be called {name!r}: choose another name, of letters, digits "
-                             f"and _")
+            raise InputError(f"a column cannot be called {name!r}: choose another name, of letters, digits and _")
     for said in (kinds, *others):
         for name in said or {}:
             if name not in columns: raise ValueError(f"no column {name!r}{nearest(name, list(columns))}")

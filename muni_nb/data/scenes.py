@@ -477,8 +477,8 @@ def log_mel(wave: Tensor, rate: int = RATE) -> Tensor:
         raise InputError(f"waveform is {found}: want floats [N, {SAMPLES}], two seconds each")
     if not wave.isfinite().all() or wave.abs().max() > 1:
         low, high = wave.min().item(), wave.max().item()
-        raise InputError(f"waveform: want finite values in [-1, 1], got {low:.3g} to {high:.3g}; divide by "
-                         f"the largest, 32768 of 16 bits")
+        raise InputError(f"waveform: want finite values in [-1, 1], got {low:.3g} to {high:.3g}; "
+                         "divide by the largest, 32768 of 16 bits")
     power = mel()(wave.double())[..., :64]
     return (((power + FLOOR).log() - MEAN) / SPREAD).float()
 

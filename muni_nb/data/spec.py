@@ -160,8 +160,7 @@ def show_rows(rows: Rows, specs: Mapping[str, Spec], ax=None, decode: Callable[[
     blank = lambda picture, shown: torch.where(shown[:, None, None, None], picture.cpu(), 255)
     pictures = {k: blank(v, there[k]) for k, v in pictures.items() if v is not None}
     if not pictures:
-        raise ValueError(f"none of {', '.join(rows.values)} can be drawn: show rows with a picture, sound "
-                         f"or vector")
+        raise ValueError(f"none of {', '.join(rows.values)} can be drawn: show rows with a picture, sound or vector")
     said = {k: decode(kinds[k].ids(v)) if decode else kinds[k].lines(v)
             for k, v in values.items() if kinds[k].lines(v[:0]) is not None}
     written = [[line if shown else "" for line, shown in zip(lines, there[k])] for k, lines in said.items()]
@@ -243,19 +242,17 @@ def as_specified(part: str, rows: Rows, bench: "Benchmark") -> Rows:
             raise InputError(f"{part} rows have {k!r}, which is none of the specs{nearest(k, list(specs))}")
     for k in specs:
         if k not in rows.values:
-            raise InputError(f"{part} rows have no {k!r}, of which there is a "
-                             f"Spec{nearest(k, list(rows.values))}")
+            raise InputError(f"{part} rows have no {k!r}, of which there is a Spec{nearest(k, list(rows.values))}")
     for a, n in bench.attributes.items():
         if a not in rows.attributes:
             raise InputError(f"{part} rows have no attribute {a!r}{nearest(a, list(rows.attributes))}")
         low, high = (int(f(rows.attributes[a])) if len(rows) else 0 for f in (torch.min, torch.max))
         if low < -1 or high >= n:
-            raise InputError(f"{part} rows: want attribute {a} in 0..{n - 1}, -1 where unknown; got "
-                             f"{low}..{high}")
+            raise InputError(f"{part} rows: want attribute {a} in 0..{n - 1}, -1 where unknown; got {low}..{high}")
     if list(rows.values) != list(specs):
         if not rows.available.all():
-            raise InputError(f"{part} rows have {', '.join(rows.values)} and specs {', '.join(specs)}: want "
-                             f"one order, that of the columns of available")
+            raise InputError(f"{part} rows have {', '.join(rows.values)} and specs {', '.join(specs)}: "
+                             "want one order, that of the columns of available")
         rows = replace(rows, values={k: rows.values[k] for k in specs})
     for k in rows.private:
         if k.count(".") == 1 and all(k.split(".")): continue
@@ -335,8 +332,8 @@ class Benchmark:
             check_name(a, "attribute", ROUTES)
             if n < 1: raise InputError(f"attributes: {a} must have 1 or more values, got {n}")
             if a in specs and not KINDS[specs[a].kind].is_label:
-                raise InputError(f"attributes: {a!r} is a modality of kind {specs[a].kind!r}, which is no label: call "
-                                 f"one of the two otherwise")
+                raise InputError(f"attributes: {a!r} is a modality of kind {specs[a].kind!r}, which is no label: "
+                                 "call one of the two otherwise")
         for what in ("carries", "reads", "restore", "store", "render", "hear", "see"):
             for k in getattr(self, what):
                 if k not in specs:
@@ -347,8 +344,7 @@ class Benchmark:
                     raise InputError(f"carries: {k} with unknown attribute "
                                      f"{a!r}{nearest(a, list(self.attributes)) if self.attributes else ''}")
         if self.attributes and (silent := [k for k in names if k not in self.carries]):
-            raise InputError(f"carries says nothing of {silent[0]}: name the attributes that it carries, () "
-                             f"for none")
+            raise InputError(f"carries says nothing of {silent[0]}: name the attributes that it carries, () for none")
         settled = {"specs": specs,
                    "config": json_of(self.config, "config"),
                    "carries": {k: self.carries.get(k, ()) for k in names},

@@ -49,8 +49,8 @@ def cider_each(written: Sequence[Sequence], true: Sequence[Sequence]) -> np.ndar
     Document frequencies are those of the true captions. Vedantam et al. 2015; equal to pycocoevalcap 1.2.
     InputError unless there are as many of both, and two or more."""
     if len(written) != len(true) or len(true) < 2:
-        raise InputError(f"want two or more written captions, and as many true ones; got {len(written)} and "
-                         f"{len(true)}")
+        raise InputError("want two or more written captions, and as many true ones; "
+                         f"got {len(written)} and {len(true)}")
     score = np.zeros(len(true))
     for n in range(1, LONGEST + 1):
         having = Counter(run for words in true for run in set(runs_of(words, n)))

@@ -262,8 +262,8 @@ def check_evaluation(model, bench: Benchmark, judge: Judge, towers: Towers | Non
     looked_at = (bench.source or bench).specs
     for spec in towers.specs.values() if towers else ():
         if looked_at.get(spec.name) != spec:
-            raise InputError(f"the towers were made for {spec}, which the benchmark has not; make them by "
-                             f"towers_for(bench)")
+            raise InputError(f"the towers were made for {spec}, which the benchmark has not; "
+                             "make them by towers_for(bench)")
     check_rows(bench)
 
 # %% ../../nbs/evaluation/07_report.ipynb #02ec6a2b

@@ -358,22 +358,21 @@ def check_judge(judge: Judge, bench: Benchmark) -> None:
 
     Each made for such values and attributes."""
     if not isinstance(judge, Mapping):
-        raise InputTypeError(f"judge must be a dict {{modality: reader}}, as judge_for(bench) makes it; got "
-                             f"{brief(judge)}")
+        raise InputTypeError(f"judge must be a dict {{modality: reader}}, as judge_for(bench) makes it; "
+                             f"got {brief(judge)}")
     for k, spec in bench.shown.items():
         remedy = "make one by judge_for(bench)"
         if k not in judge:
-            raise InputError(f"the judge has no reader of {k!r}{nearest(k, list(judge)) if judge else ''}; "
-                             f"{remedy}")
+            raise InputError(f"the judge has no reader of {k!r}{nearest(k, list(judge)) if judge else ''}; {remedy}")
         reader = judge[k]
         if not hasattr(reader, "read"):
             raise InputTypeError(f"the judge's reader of {k!r} cannot read, it is {brief(reader)}; {remedy}")
         made = getattr(reader, "spec", spec)
         if (made.kind, made.shape) != (spec.kind, spec.shape):
-            raise InputError(f"the judge reads {made.kind} {made.shape}, but {k} is {spec.kind} "
-                             f"{spec.shape}; {remedy}")
+            raise InputError(f"the judge reads {made.kind} {made.shape}, "
+                             f"but {k} is {spec.kind} {spec.shape}; {remedy}")
         for a, head in getattr(reader, "heads", {}).items():
             n = getattr(head, "out_features", head)
             if n != bench.attributes.get(a, n):
-                raise InputError(f"the judge of {k} reads {n} values of {a}, the benchmark has "
-                                 f"{bench.attributes[a]}; {remedy}")
+                raise InputError(f"the judge of {k} reads {n} values of {a}, "
+                                 f"the benchmark has {bench.attributes[a]}; {remedy}")

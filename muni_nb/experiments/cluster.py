@@ -84,8 +84,8 @@ def made_there(
 
     tell("begun", 0, 1)
     if run.digest != name:
-        raise InputError(f"to this worker {run.name} is another run, it has another muni_nb, or other code of "
-                         f"model {run.model!r}: install the same there")
+        raise InputError(f"to this worker {run.name} is another run, it has another muni_nb, "
+                         f"or other code of model {run.model!r}: install the same there")
 
     with tempfile.TemporaryDirectory(dir=worker.local_directory) as place:
         folder = Path(place)

@@ -59,8 +59,8 @@ def trained(
     Beside it stays `run.yaml`, the run that first asked for it, see `told.run_told`. Training goes on from a
     checkpoint if there is one."""
     if launched() > 1:
-        raise InputError("a sweep's run is trained by one process: start it without torchrun, or call fit in a script "
-                         "of your own, see training.world")
+        raise InputError("a sweep's run is trained by one process: start it without torchrun, "
+                         "or call fit in a script of your own, see training.world")
     bench = bench_of(run.bench)
     folder = Path(folder)
     kept = folder / "models" / run.model_name

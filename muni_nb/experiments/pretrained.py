@@ -142,8 +142,8 @@ def write_trained(kept: str | Path, folder: str | Path) -> Path:
     state = {k: v.half() if v.is_floating_point() else v for k, v in one.model.state_dict().items()}
     size = sum(v.nbytes for v in state.values())
     if size > MODEL_BYTES:
-        raise InputError(f"{kept} has {spoken_bytes(size)} in half precision, at most {spoken_bytes(MODEL_BYTES)} can "
-                         "come with the package: train a smaller one")
+        raise InputError(f"{kept} has {spoken_bytes(size)} in half precision, "
+                         f"at most {spoken_bytes(MODEL_BYTES)} can come with the package: train a smaller one")
     config = as_values(one.model.config(), "a model's configuration")
     write_tensors(folder / "model.safetensors", state, config=value_digest(config))
     write_values(folder / "config.json", config)

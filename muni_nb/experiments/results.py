@@ -50,8 +50,8 @@ def study_at(place: str | Path) -> Path:
     records = repository_root() / RECORDS
     known = [each.stem for each in studies(records)]
     if path.name in known: return records / f"{path.name}.nc"
-    raise InputError(f"there are no results at {place}, and no study is called so: name a folder, a file, or one of "
-                     f"{', '.join(known)}")
+    raise InputError(f"there are no results at {place}, and no study is called so: name a folder, a file, "
+                     f"or one of {', '.join(known)}")
 
 
 def stated(ds: xr.Dataset) -> dict:

@@ -80,8 +80,8 @@ def benchmark_of(arguments: Mapping) -> tuple[str, Callable[..., Benchmark]]:
     try: takes = list(inspect.signature(builder).parameters.values())
     except (TypeError, ValueError): takes = None                        # none such, or one that says nothing of itself
     if takes is None or any(each.kind == each.POSITIONAL_ONLY for each in takes):
-        raise InputError(f"benchmark {name!r} is {brief(builder)}: name a function of named arguments that returns a "
-                         "Benchmark")
+        raise InputError(f"benchmark {name!r} is {brief(builder)}: "
+                         "name a function of named arguments that returns a Benchmark")
     return name, builder
 
 # %% ../../nbs/experiments/00_run.ipynb #6f67bb36
@@ -154,8 +154,8 @@ def _builder(arguments: Mapping) -> tuple[Callable[..., Benchmark], bool, str]:
 def _made(builder: Callable[..., Benchmark], labels: bool, arguments: str) -> Benchmark:
     bench = builder(**json.loads(arguments))
     if not isinstance(bench, Benchmark):
-        raise InputTypeError(f"benchmark {builder.__module__}:{builder.__name__} must return a Benchmark, got "
-                             f"{brief(bench)}")
+        raise InputTypeError(f"benchmark {builder.__module__}:{builder.__name__} must return a Benchmark, "
+                             f"got {brief(bench)}")
     return with_labels(bench) if labels else bench
 
 
@@ -254,8 +254,8 @@ def check_kind(kind: type[LatentModel], model: str) -> None:
     takes = arguments_of(kind)
     for name in ("specs", "sizes"):
         if name not in takes:
-            raise InputError(f"model {model!r}: its constructor takes no {name!r}, which every run gives it: let it "
-                             "take specs and sizes")
+            raise InputError(f"model {model!r}: its constructor takes no {name!r}, which every run gives it: "
+                             "let it take specs and sizes")
     for name, wanted in types_of(kind).items():
         if name in takes and is_dataclass(wanted) and name not in kind.settings:
             raise InputError(f"model {model!r}: its {name!r} is {wanted.__name__}(...), which files hold as a dict: "

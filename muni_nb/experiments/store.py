@@ -183,8 +183,8 @@ def keep(path: str | Path, runs: Sequence[Run], results: Sequence[xr.Dataset], a
     for run, ds in zip(runs, results, strict=True):
         found = identity_told(ds)
         if not run.same_as(found):
-            raise ValueError(f"the result for {run.name} is of another run, {digest(found)} by its own config: give "
-                             "results in the order of runs")
+            raise ValueError(f"the result for {run.name} is of another run, {digest(found)} by its own config: "
+                             "give results in the order of runs")
     if not runs: return
     given = {run.digest: (run.cell, run.seed, ds) for run, ds in zip(runs, results)}
     waiting = lambda: say(f"another process is keeping runs in {path.name}")

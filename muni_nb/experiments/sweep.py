@@ -220,8 +220,8 @@ def sweep(
             report(f"left for another sitting, as they do not end within {spoken(seconds)}: {later}")
         if not costs and not finished:
             shortest = spoken(min(cost.all for cost in every.values()))
-            raise NoneFinished(f"none of these runs is finished, and none ends within hours={hours:g}, the shortest "
-                               f"takes about {shortest}: give more hours")
+            raise NoneFinished(f"none of these runs is finished, and none ends within hours={hours:g}, "
+                               f"the shortest takes about {shortest}: give more hours")
         if not costs: return gather(runs, *folders, drawn=drawn)
         ready_to_write(folder, will_be_written(list(costs.values()), team.workers))
         time_needed = spoken(together([cost.all for cost in costs.values()], team.workers))

@@ -168,8 +168,8 @@ class Split:
         digest = hashlib.sha256()
         missing = [i for i in range(self.meta.shards) if not rows_file(folder, i).exists()]
         if missing:
-            raise FileError(f"{folder} lacks {len(missing)} of {self.meta.shards} shards, the first is "
-                            f"{rows_file(folder, missing[0]).name}: {AGAIN}")
+            raise FileError(f"{folder} lacks {len(missing)} of {self.meta.shards} shards, "
+                            f"the first is {rows_file(folder, missing[0]).name}: {AGAIN}")
         for shard in range(self.meta.shards): self.open(shard, digest)
         self.digest = digest.hexdigest()[:16]
 
@@ -484,8 +484,8 @@ def from_cache(
     listed = {split.meta.corpus: split.meta.digest for split in splits["train"]}
     for split in splits["test"]:
         if listed.get(split.meta.corpus) != split.meta.digest: continue
-        raise InputError(f"{split.meta.corpus} has the same items in train and test: extract its test split anew from "
-                         "a list of its own, or set held_out")
+        raise InputError(f"{split.meta.corpus} has the same items in train and test: "
+                         "extract its test split anew from a list of its own, or set held_out")
     sources = check_alike(splits["train"] + splits["test"])
     widened = Widened(code_file(cache, audio_code))
     width = {k: widened.width(k, source) for k, source in sources.items()}

@@ -286,8 +286,7 @@ def as_rows(self: LatentModel, given: Mapping[str, Tensor]) -> dict[str, Tensor]
 
     InputError for what is no modality, has no rows, or not as many as another."""
     if not isinstance(given, Mapping):
-        raise InputTypeError(f"given must be a dict {{modality: values}}, {{}} for nothing; got "
-                             f"{brief(given)}")
+        raise InputTypeError(f"given must be a dict {{modality: values}}, {{}} for nothing; got {brief(given)}")
     for k in given:
         if k not in self.specs: raise InputError(f"unknown modality {k!r} in given{nearest(k, self.names)}")
     tables = {k: self.specs[k].as_rows(x) for k, x in given.items()}
@@ -557,8 +556,8 @@ def load(cls: LatentModel, folder: str | Path, device: str = "cpu") -> LatentMod
     folder = path_of(folder, "folder")
     device = device_of(device)
     missing = [f for f in ("config.json", "model.safetensors") if not (folder / f).is_file()]
-    if missing: raise FileError(f"{folder} is not a saved model, it lacks {' and '.join(missing)}: name a folder that "
-                                 "a model was saved to")
+    if missing: raise FileError(f"{folder} is not a saved model, it lacks {' and '.join(missing)}: "
+                                 "name a folder that a model was saved to")
     file = folder / "config.json"
     config = read_values(file, "configuration", "copy it again")
     sealed, digest = is_sealed(file), value_digest(config)

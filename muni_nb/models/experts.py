@@ -155,8 +155,8 @@ def encoded(
     For `infer`, `posterior`, `rate` and `sample`."""
     if isinstance(values, Experts):
         if values.names != tuple(self.names):
-            raise InputError(f"experts of {', '.join(values.names)} are of another model, this one has "
-                             f"{', '.join(self.names)}")
+            raise InputError(f"experts of {', '.join(values.names)} are of another model, "
+                             f"this one has {', '.join(self.names)}")
         if present is None: return values
         raise InputError("these rows are encoded: say what is present when encoding them, or use only(...)")
     chunk = whole(chunk, "chunk", least=1)

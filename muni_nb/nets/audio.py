@@ -83,8 +83,7 @@ class AudioKind(Kind):
             raise InputTypeError(f"{spec.name}: want a standardised log-mel as floats, got {x.dtype}")
         x = x.float()
         if not x.isfinite().all():
-            raise InputError(f"{spec.name}: want finite values; take the logarithm of power plus a small "
-                             f"constant")
+            raise InputError(f"{spec.name}: want finite values; take the logarithm of power plus a small constant")
         return x
 
     def encoder(self, spec, sizes: AudioSizes, latent: int) -> nn.Module:

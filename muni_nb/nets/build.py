@@ -45,8 +45,8 @@ def check_name(name: str, what: str = "modality", taken: Sequence[str] = (*TERMS
     if not isinstance(name, str):
         raise InputTypeError(f"the name of each {what} must be text, got {brief(name)}: {remedy}")
     if name != name.strip() or not name or set(name) & set(".+/"):
-        raise InputError(f"no {what} can be called {name!r}: there is a dot, plus, slash or outer space in "
-                         f"it, or nothing; {remedy}")
+        raise InputError(f"no {what} can be called {name!r}: there is a dot, plus, "
+                         f"slash or outer space in it, or nothing; {remedy}")
     if not re.match(r"\w", name) or len(name) > LONGEST_NAME or not name.isprintable():
         wanted = f"a letter, digit or _ first, at most {LONGEST_NAME} signs, and none that is not seen"
         raise InputError(f"no {what} can be called {brief(name)}: files of results want {wanted}; {remedy}")

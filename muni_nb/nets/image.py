@@ -38,8 +38,7 @@ class ImageEncoder(nn.Module):
         channels, *sides = shape
         halvings = min(sides).bit_length() - (3 if pool else 2)       # the shorter side -> 4 to 8, or 2 to 4
         if halvings < 1:
-            raise InputError(f"want sides from {8 if pool else 4} on, got shape {tuple(shape)}: pad or "
-                             f"resize")
+            raise InputError(f"want sides from {8 if pool else 4} on, got shape {tuple(shape)}: pad or resize")
         cells = 2 if pool else math.prod(math.ceil(side / 2**halvings) for side in sides)
         widths = [widths[min(i, len(widths) - 1)] for i in range(halvings)]
         layers = []

@@ -100,8 +100,8 @@ class SentenceDecoder(nn.Module):
     def check(self, ids: Tensor) -> None:
         "InputError if ids [B, L] are not what the language model could have written."
         if (ids >= self.vocabulary).any():
-            raise InputError(f"a sentence has id {int(ids.max())}, the language model has {self.vocabulary}: want "
-                             "ids of its own tokenizer")
+            raise InputError(f"a sentence has id {int(ids.max())}, the language model has {self.vocabulary}: "
+                             "want ids of its own tokenizer")
         if (ids[:, :1] == self.lm.config.bos_token_id).any():
             raise InputError("a sentence begins with BOS: its ids must be those behind it, see nets.sentence.packed")
 

@@ -96,8 +96,7 @@ class VectorKind(Kind):
             raise InputTypeError(f"{spec.name}: want standardised features as floats, got {x.dtype}")
         x = x.float()
         if not x.isfinite().all():
-            raise InputError(f"{spec.name}: want finite features; say what is missing by the row's "
-                             f"availability")
+            raise InputError(f"{spec.name}: want finite features; say what is missing by the row's availability")
         return x
 
     def encoder(self, spec, sizes: VectorSizes, latent: int) -> nn.Module:

@@ -30,8 +30,8 @@ class Silent(TorchDispatchMode):
         places = args[1] if name in ("aten::index", "aten::index_put_", "aten::_index_put_impl_") else ()
         by_mask = any(isinstance(place, Tensor) and place.dtype == torch.bool for place in places)
         if name in ASKING or by_mask:
-            raise InputError(f"this step cannot be recorded, it waits for the device in {name}"
-                             f"{' by a mask' * by_mask}: {REMEDY}")
+            raise InputError("this step cannot be recorded, "
+                             f"it waits for the device in {name}{' by a mask' * by_mask}: {REMEDY}")
         return function(*args, **kwargs or {})
 
 # %% ../../nbs/training/06_captured.ipynb #2b9c750e
@@ -53,8 +53,8 @@ def check_complete(bench: Benchmark, parts: int = 1) -> None:
         raise InputError(f"captured training takes a batch as one part, not as {parts}: {REMEDY}")
     lacking = int((~bench.train.available.all(1)).sum())
     if lacking:
-        raise InputError(f"captured training takes complete rows, {lacking:,} of {len(bench.train):,} lack a "
-                         f"modality: {REMEDY}")
+        raise InputError("captured training takes complete rows, "
+                         f"{lacking:,} of {len(bench.train):,} lack a modality: {REMEDY}")
 
 
 def check_terms(terms: object, model: nn.Module) -> None:
@@ -125,8 +125,8 @@ class CapturedLoss:
         other = [name for name in plain.keys() | terms.keys()
                  if name not in plain or name not in terms or not alike(plain[name], terms[name])]
         if other:
-            raise InputError(f"this step cannot be recorded, {', '.join(sorted(other))} would be another than of a "
-                             f"plain step: {REMEDY}")
+            raise InputError("this step cannot be recorded, "
+                             f"{', '.join(sorted(other))} would be another than of a plain step: {REMEDY}")
 
     def record(self) -> None:
         "Record the step, after some that are not: libraries choose their kernels in the first."

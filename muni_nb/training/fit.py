@@ -71,8 +71,8 @@ class Recipe:
         check_fields(self)
         for name in ("steps", "batch_size", "parts"): whole(getattr(self, name), name, least=1)
         if self.batch_size % self.parts:
-            raise InputError(f"a batch of {self.batch_size} rows cannot be cut into {self.parts} parts alike: choose "
-                             "parts that divide batch_size")
+            raise InputError(f"a batch of {self.batch_size} rows cannot be cut into {self.parts} parts alike: "
+                             "choose parts that divide batch_size")
         for name in ("lr", "clip"): number(getattr(self, name), name, above=0)
         whole(self.seed, "seed", least=0, most=LARGEST_SEED)
         whole(self.warmup, "warmup", least=0)
@@ -157,8 +157,7 @@ def check_identity(path: Path, saved: Mapping, now: Mapping) -> None:
     old, new = flat(saved), flat(now)
     different = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if not different: return
-    raise FileError(f"{path} belongs to another run ({'; '.join(different)}): choose another folder or "
-                    f"delete it")
+    raise FileError(f"{path} belongs to another run ({'; '.join(different)}): choose another folder or delete it")
 
 # %% ../../nbs/training/01_fit.ipynb #76331acd
 class NonFiniteLoss(RuntimeError):
@@ -258,8 +257,8 @@ def named_fault(kind: type, what: str) -> Iterator[None]:
     "Within it, an error is an InputError that says what of a model fails."
     try: yield
     except Exception as error:
-        raise InputError(f"{kind.__name__}: {what} fails, as it would after the training, with "
-                         f"{type(error).__name__}: {error}") from error
+        raise InputError(f"{kind.__name__}: {what} fails, as it would after the training, "
+                         f"with {type(error).__name__}: {error}") from error
 
 
 def check_rebuilt(model: LatentModel) -> None:
@@ -309,8 +308,8 @@ def check_own(model: nn.Module, bench: Benchmark) -> None:
     package, own = (kind.__module__.partition(".")[0] for kind in (LatentModel, type(model)))
     if not isinstance(model, LatentModel) or own == package: return
     if isinstance(model, ExpertModel) and not hasattr(model, "prior"):
-        raise InputError(f"{type(model).__name__} has no prior: let its constructor set self.prior to one of "
-                         "latent.prior")
+        raise InputError(f"{type(model).__name__} has no prior: "
+                         "let its constructor set self.prior to one of latent.prior")
     shapes = {name: str(getattr(value, "shape", None)) for name, value in model.state_dict().items()}
     key = json.dumps([as_values(model.config(), "what a model's config() returns"), shapes])
     passed = _PASSED.setdefault(type(model), set())

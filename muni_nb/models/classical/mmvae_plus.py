@@ -37,8 +37,8 @@ class MMVAEPlus(MMVAE):
         private = sizes.latent // 2 if private is None else private
         if not 0 < private < sizes.latent:
             raise InputError(
-                f"private, dimensions of a modality's own, must be between 1 and {sizes.latent - 1} "
-                f"of {sizes.latent}, got {private!r}")
+                "private, dimensions of a modality's own, "
+                f"must be between 1 and {sizes.latent - 1} of {sizes.latent}, got {private!r}")
         shared = sizes.latent - private
         starts = {name: shared + m * private for m, name in enumerate(specs)}
         columns = {name: [*range(shared), *range(start, start + private)] for name, start in starts.items()}
