@@ -57,7 +57,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f": did you mean {' or '.join(close)}?" if close else f": choose one of {', '.join(map(str, known))}"
 
 
-def one_of(value: str, name: str, known: Sequence[str]) -> str:
+def one_of(value: str, name: str, known: Iterable[str]) -> str:
     "`value`, if it is one of the `known`; InputError with the nearest otherwise."
     known = list(known)
     if not isinstance(value, str):

@@ -174,4 +174,4 @@ def shipped() -> pd.DataFrame:
 
 def pretrained(name: str) -> Trained:
     "A trained model of the package; InputError that names what there is for another name."
-    return trained_at(SHIPPED / one_of(name, "pretrained model", list(shipped().index)), name)
+    return trained_at(SHIPPED / one_of(name, "pretrained model", shipped().index), name)

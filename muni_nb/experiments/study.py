@@ -161,7 +161,7 @@ class Study:
 
     def at(self, **by_preset: Any) -> Any:
         "The value for the preset in force, such as `study.at(smoke=6, default=1_500)`."
-        return by_preset[one_of(self.preset, "preset", list(by_preset))]
+        return by_preset[one_of(self.preset, "preset", by_preset)]
 
     def found(self, run: Run) -> bool:
         "Whether a run is finished, here or on record."

@@ -138,7 +138,7 @@ PRESETS = {   # makers of a run's arguments
 
 def preset_values(name: str, bench: Mapping | None = None) -> dict:
     "What a preset says of a run; of its benchmark's arguments those that the one takes that `bench` asks for."
-    shared = PRESETS[one_of(name, "preset", list(PRESETS))]()
+    shared = PRESETS[one_of(name, "preset", PRESETS)]()
     run = Run("run", **shared)
     _, builder = benchmark_of(bench or {})
     taken = {k: v for k, v in shared["bench"].items() if k in arguments_of(builder)}

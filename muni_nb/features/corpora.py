@@ -219,7 +219,7 @@ def read_corpus(kind: str, folder: str | Path, split: str = "train", name: str =
 
     `name`, `part`: what it is called in a cache, and whether it is "train" or "test" there; by default as its
     `split` begins."""
-    read = CORPORA[one_of(kind, "corpus", list(CORPORA))]
+    read = CORPORA[one_of(kind, "corpus", CORPORA)]
     if name and not re.fullmatch(r"\w[\w .-]*", name):
         raise InputError(f"name of a corpus: {name!r} cannot be a folder's: want letters, digits and _ . -")
     corpus = read(path_of(folder, "folder"), split)

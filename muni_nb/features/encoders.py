@@ -313,6 +313,6 @@ ENCODERS = {kind.modality: kind for kind in (Pictures, Captions, Sounds)}
 
 def encoder_of(modality: str, name: str = "", device: str = "cpu", dtype: str = "float32") -> Encoder:
     "The frozen encoder of a modality, by default the published one; InputError if it is not on this machine."
-    kind = ENCODERS[one_of(modality, "modality", list(ENCODERS))]
+    kind = ENCODERS[one_of(modality, "modality", ENCODERS)]
     one_of(dtype, "dtype", ("float32", "float16", "bfloat16"))
     return kind(name or PUBLISHED[modality], device, dtype)

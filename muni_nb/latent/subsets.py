@@ -204,7 +204,7 @@ def halves(available: Tensor, split: str = "row") -> tuple[Tensor, Tensor]:
     """A random split of each row's availability [B, M] in two, the size of the first uniform.
 
     By "batch" rows that have the same are split alike. The second is empty for rows of one modality."""
-    alike = one_of(split, "split", list(SPLITS)) == "batch"
+    alike = one_of(split, "split", SPLITS) == "batch"
     share = torch.rand(1 if alike else len(available), device=available.device)
     size = 1 + (share * (available.sum(1) - 1)).long()
     one = available & (_ranks(available, alike) < size[:, None])

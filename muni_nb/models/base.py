@@ -42,7 +42,7 @@ class Latents:
         check_fields(self)
         whole(self.steps, "steps", least=1)
         number(self.power, "power", above=0)
-        one_of(self.solver, "solver", list(SOLVERS))
+        one_of(self.solver, "solver", SOLVERS)
 
     def walk(self, velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, back: bool = False) -> Tensor:
         "States x [B, ...] after their way from time 0 to 1 by velocity(x, t [B]), or `back`."

@@ -75,7 +75,7 @@ class Codes:
         check_fields(self)
         whole(self.steps, "steps", least=1)
         whole(self.resample, "resample", least=1)
-        one_of(self.sampler, "sampler", list(SAMPLERS))
+        one_of(self.sampler, "sampler", SAMPLERS)
 
 # %% ../../nbs/models/04_mld.ipynb #bfc9634b
 class MLD(SideBySide):
@@ -102,8 +102,8 @@ class MLD(SideBySide):
         "ValueError for a wrong value."
         specs = named_specs(specs)
         code = code_widths(specs, code)
-        one_of(variant, "variant", list(VARIANTS))
-        one_of(process, "process", list(PROCESSES))
+        one_of(variant, "variant", VARIANTS)
+        one_of(process, "process", PROCESSES)
         number(conditioned, "conditioned, a fraction of rows,", 0, 1)
         number(stage, "stage, a fraction of training,", above=0, below=1)
         whole(width, "width", least=1)

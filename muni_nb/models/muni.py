@@ -47,7 +47,7 @@ class Routes:
         check_fields(self)
         rule_of(self.pooling)
         known = {"prior_subsets": SUBSETS, "shown": SUBSETS, "targets": ("all", "shown")}
-        for name, choices in known.items(): one_of(getattr(self, name), name, list(choices))
+        for name, choices in known.items(): one_of(getattr(self, name), name, choices)
         for name in ("rate_weight", "label_weight", "contrast"): number(getattr(self, name), name, least=0)
         number(self.rate_ramp, "rate_ramp, a fraction of training,", 0, 1)
         number(self.crossed, "crossed, a fraction of rows,", 0, 1)

@@ -173,7 +173,7 @@ class MUNITE(LatentModel):
         for name, value in weights.items():
             number(value, name, least=0)
         number(temperature, "temperature", above=0)
-        one_of(split, "split", list(SPLITS))
+        one_of(split, "split", SPLITS)
         check_solver(latents)
         for name, value in fractions.items():
             number(value, f"{name}, a fraction,", 0, 1)

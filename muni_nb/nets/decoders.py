@@ -21,7 +21,7 @@ from .blocks import time_features
 OPTIONS = {   # of drawing, by name: what makes them ours
     "steps": lambda value: whole(value, "steps", least=1),
     "guidance": lambda value: number(value, "guidance", least=0),
-    "solver": lambda value: one_of(value, "solver", list(SOLVERS)),
+    "solver": lambda value: one_of(value, "solver", SOLVERS),
     "temperature": lambda value: number(value, "temperature", least=0),
     "noise": lambda value: flag(value, "noise")}
 
@@ -129,7 +129,7 @@ class MeanDecoder(nn.Module):
 
     def __init__(self, net: nn.Module, law: str = "laplace", scale: float = 0.75, limit: float = 1.0):
         "InputError for an unknown law, or a scale that is not above 0."
-        law = one_of(law, "law", list(LAWS))
+        law = one_of(law, "law", LAWS)
         scale = number(scale, "scale", above=0)
         super().__init__()
         self.net, self.law, self.scale, self.limit = net, law, scale, limit

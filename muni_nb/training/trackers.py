@@ -95,6 +95,6 @@ TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 def tracker_of(told: str) -> Tracker:
     "The tracker of `name=where`: tensorboard=FOLDER, wandb=PROJECT or mlflow=EXPERIMENT. InputError if there is none."
     name, _, where = told.partition("=")
-    kind = TRACKERS[one_of(name, "tracker", list(TRACKERS))]
+    kind = TRACKERS[one_of(name, "tracker", TRACKERS)]
     if not where: raise InputError(f"tracker {name} needs a place: {name}=PLACE")
     return kind(where)

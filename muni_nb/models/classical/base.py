@@ -60,7 +60,7 @@ class ClassicalVAE(ExpertModel):
             raise InputError(
                 "a method that needs log p(x|z) cannot use a flow decoder: choose 'laplace' or 'normal'; "
                 "the form of it with flow decoders is a Routes value of models.muni")
-        one_of(likelihood, "likelihood", list(LAWS))
+        one_of(likelihood, "likelihood", LAWS)
         number(scale, "scale", above=0)
         number(beta, "beta", least=0)
         number(label_weight, "label_weight", least=0)
