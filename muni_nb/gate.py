@@ -93,7 +93,9 @@ def several_of(
     what: str = "name",      # of what the known ones are names
     least: int = 1,
 ) -> list[str]:
-    "The names in `values`, each of the `known` and none twice, at least so many."
+    """The names in `values`, as a list.
+
+    InputError unless each is one of the `known`, none stands twice, and they are at `least` so many."""
     known = list(known)
     want = f"{name} must be a {'non-empty ' if least else ''}list of names among {', '.join(known)}"
     if isinstance(values, str) or not isinstance(values, Iterable):
@@ -138,7 +140,7 @@ def in_range(
 
 
 def whole(value: Any, name: str, least: int | None = None, most: int | None = None) -> int:
-    "A whole number, of Python, numpy or torch."
+    "A whole number of Python, numpy or torch, as Python's; InputError for another value, or one out of bounds."
     plain = scalar(value)
     if type(plain) is not int: raise InputTypeError(f"{name} must be a whole number, got {brief(value)}")
     in_range(plain, name, least, most, None, None)
@@ -150,7 +152,9 @@ LARGEST = 3.4028234663852886e38     # that float32 holds, in which networks comp
 
 def number(value: Any, name: str, least: float | None = None, most: float | None = None, *,
            above: float | None = None, below: float | None = None) -> float:
-    "A number, of Python, numpy or torch, that is finite in float32, too."
+    """A number of Python, numpy or torch, as Python's float.
+
+    InputError for what is none, is not finite in float32, or lies out of bounds; `above` and `below` are excluded."""
     plain = scalar(value)
     if type(plain) not in (int, float): raise InputTypeError(f"{name} must be a number, got {brief(value)}")
     if not abs(plain) <= LARGEST: raise InputError(f"{name} must be finite in float32, got {brief(value)}")
@@ -159,7 +163,7 @@ def number(value: Any, name: str, least: float | None = None, most: float | None
 
 
 def flag(value: Any, name: str) -> bool:
-    "True or False, and nothing that could be taken for either."
+    "True or False; InputTypeError for all else, also for 0 and 1."
     plain = scalar(value)
     if type(plain) is not bool: raise InputTypeError(f"{name} must be True or False, got {brief(value)}")
     return plain
@@ -242,7 +246,9 @@ def _either(value: Any, members: Sequence, name: str) -> Any:
 
 
 def check_fields(settings: Any, whose: str = "") -> None:
-    "Hold every field of a dataclass, frozen or not, to its annotation; to be called in `__post_init__`."
+    """Hold every field of a dataclass, frozen or not, to its annotation; to be called in `__post_init__`.
+
+    InputError, naming the field after `whose` it is, for what `as_annotated` refuses."""
     hints = get_type_hints(type(settings))
     for each in dataclasses.fields(settings):
         value = as_annotated(getattr(settings, each.name), hints[each.name], whose + each.name)

@@ -164,7 +164,7 @@ CORNERS = torch.tensor([[0, 1], [0, 0], [1, 0], [1, 1]])   # (bottom, right) of 
 
 
 def uniforms(index, split: str, seed: int, width: int) -> Tensor:
-    "Uniform numbers [N, width] in [0, 1), float64, of the rows `index`."
+    "Uniform numbers [N, width] in [0, 1), float64, of the rows `index` of \"train\", \"test\" or \"judge\"."
     part = 1 + ("train", "test", "judge").index(split)
     stream = lambda i: np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, part, i]))
     return torch.tensor(np.stack([stream(int(i)).random(width) for i in index]))

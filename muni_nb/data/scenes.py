@@ -43,7 +43,7 @@ CELLS = np.random.Generator(np.random.Philox(key=[1728, 0])).permutation(math.pr
 def kept(held_out: float) -> int:
     """How many cells train rows have when the share `held_out` is kept from them.
 
-    `held_out` is in [0, 0.5]: ValueError on another share."""
+    InputError for a share that is not in [0, 0.5]."""
     if type(held_out) not in (int, float) or not 0 <= held_out <= 0.5:
         raise InputError(f"held_out is {brief(held_out)}: want a share of the cells from 0 to 0.5")
     return len(CELLS) - round(held_out * len(CELLS))

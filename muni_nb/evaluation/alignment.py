@@ -77,7 +77,8 @@ PAIRS = {                               # score -> kinds
 class Towers(nn.Module):
     """Four pairs of networks, one for each of PAIRS, from values of two kinds to one space of 64 dimensions.
 
-    `specs`: those of a benchmark. ValueError unless they have one image, one text and one audio modality."""
+    `specs`: those of a benchmark. InputError unless they have one image, one text and one audio modality, and sounds
+    of sides that towers take."""
 
     def __init__(self, specs: Mapping[str, Spec]):
         from transformers import (    # takes seconds to import
@@ -202,7 +203,7 @@ def train_towers(
     precision: str = "auto",
     progress: bool = True,
 ) -> Towers:
-    "Towers trained on the benchmark's lessons, on the CPU. ValueError for a benchmark without any."
+    "Towers trained on the benchmark's lessons, on the CPU. InputError for a benchmark without any."
     if bench.lessons is None:
         raise InputError(f"{bench.name} has no rows for judges to learn from: give the Benchmark `lessons`")
     check_training(steps=steps, batch_size=batch_size, lr=lr, seed=seed, rows=rows)

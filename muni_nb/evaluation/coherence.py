@@ -389,11 +389,10 @@ def coherence(
 ) -> xr.Dataset:
     """Accuracy, coherence, agreement and total variation of draws, with chance and real-row ceilings.
 
-    Of features, draws and rows are to be `rendered`.
-    What the given modalities do not carry is open: agreement, its control and total variation are of sets
-    that leave something open to two views, and of sets of labels. Total variation is that within the groups
-    of rows that share the given labels; without a truth the law of what is left open is not known, and there
-    is none. Of a benchmark without attributes there are `kept_draws` alone."""
+    Of features, draws and rows are to be `rendered`. What the given modalities do not carry is open: agreement, its
+    control and total variation are of sets that leave something open to two views, and of sets of labels. Total
+    variation is that within the groups of rows that share the given labels; without a truth the law of what is left
+    open is not known, and there is none. Of a benchmark without attributes there are `kept_draws` alone."""
     if not bench.attributes: return kept_draws(bench, draws)
     parts, coherent = [], blank(bench, "attribute")
     for given, drawn in draws.items():

@@ -239,7 +239,7 @@ def _blocks(self: KnownModel, z: Tensor) -> dict[str, Tensor]:
 
 @patch
 def decoder_options(self: KnownModel, want: Sequence[str], options: Mapping) -> dict:
-    "None: they are ignored."
+    "No options for any decoder: those that are given are ignored."
     return {}
 
 # %% ../../nbs/evaluation/00_known.ipynb #89cbe9d9

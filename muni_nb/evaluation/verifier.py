@@ -46,7 +46,7 @@ class Verifier(nn.Module):
         self.heads = nn.ModuleDict({k: nn.Linear(features, n) for k, n in attributes.items()})
 
     def features(self, x: Tensor) -> Tensor:
-        "Features [B, 256] of values."
+        "Features [B, F] of values: as many as the constructor was told."
         return self.trunk(x).float()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -90,8 +90,7 @@ class LatentModel(nn.Module, ModelHubMixin, model_card_template=CARD, library_na
 
     A model owes `loss` and `infer`, and `arguments` if its constructor takes more than sizes. It has, from here:
     `sample`, `decode`, `encoded`, `save` and `load`; `save_pretrained`, `push_to_hub` and `from_pretrained`.
-    One whose latents have a rate keeps the protocol
-    `models.experts.Rated`, too."""
+    One whose latents have a rate keeps the protocol `models.experts.Rated`, too."""
 
     settings: Mapping[str, type] = {"sizes": Sizes}    # the constructor's arguments that are dataclasses
     stages: Mapping[float, float] = {}     # fractions of training at which a further stage begins, and factors

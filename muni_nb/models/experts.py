@@ -64,7 +64,7 @@ class ExpertModel(LatentModel):
     def rest_after(self, stage: float) -> None:
         """Encoders and decoders rest after that fraction of training (1: never).
 
-        ValueError if it is not in (0, 1]."""
+        InputError if it is not in (0, 1]."""
         number(stage, "stage, a fraction of training,", most=1, above=0)
         self.stage = stage
         self.stages = {stage: self.stage_lr} if stage < 1 else {}

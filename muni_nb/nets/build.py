@@ -137,7 +137,7 @@ class Sizes:
     def __init__(self, latent: int = 32, prior: int = 192, prior_depth: int = 3, **of_kinds):
         """`of_kinds`: a field of a kind's sizes after the kind's name, such as `image_decoder`.
 
-        ValueError for a name that is none."""
+        InputError for a name that is none, and for a size that cannot be."""
         given: dict[str, dict] = {name: {} for name in KINDS}
         known = self.names()
         for name, value in of_kinds.items():

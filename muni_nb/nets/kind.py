@@ -75,7 +75,7 @@ class Kind:
         raise NotImplementedError
 
     def prepare(self, x: Tensor, spec) -> Tensor:
-        "Network input of raw values [B, *shape]; ValueError, naming the modality, for a wrong type or range."
+        "Network input of raw values [B, *shape]; InputError, naming the modality, for a wrong type or range."
         raise NotImplementedError
 
     def placeholder(self, spec) -> Tensor:
