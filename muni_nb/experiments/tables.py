@@ -45,9 +45,11 @@ def by_guidance(ds: xr.Dataset) -> dict[float, xr.Dataset]:
     return {guidance: ds.sel(guidance=guidance) for guidance in ds.guidance.values.tolist()}
 
 
-def in_cells(ds: xr.Dataset, cell: str = "run") -> xr.Dataset:
-    "A dataset over (cell, seed): what one `evaluate` found is one cell, at the seed that it was judged with."
-    usual = {"cell": ds.attrs.get("run_cell", cell), "seed": ds.attrs.get("evaluation_seed", 0)}
+def in_cells(ds: xr.Dataset) -> xr.Dataset:
+    """A dataset over (cell, seed): what one `evaluate` found is one cell, at the seed that it was judged with.
+
+    The cell is called as the run was, else "run"."""
+    usual = {"cell": ds.attrs.get("run_cell", "run"), "seed": ds.attrs.get("evaluation_seed", 0)}
     missing = {axis: value for axis, value in usual.items() if axis not in ds.dims}
     told = {axis: [ds[axis].item() if axis in ds.coords else value] for axis, value in missing.items()}
     return ds.expand_dims(told)
