@@ -268,7 +268,6 @@ def read_values(path: str | Path, what: str, remedy: str) -> dict:
     raise unreadable(path, what, "it is not as it was written", remedy)
 
 
-
 def is_sealed(path: str | Path) -> bool:
     "Whether a JSON file has its seal still; one without was changed on purpose, or is older."
     return b'\n "seal": ' in Path(path).read_bytes()

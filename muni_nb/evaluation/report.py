@@ -11,7 +11,6 @@ __all__ = ['LEAST', 'MOST', 'ROWS', 'check_read', 'as_read', 'few', 'unprobed', 
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-
 from dataclasses import replace
 
 import torch

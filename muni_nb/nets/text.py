@@ -198,7 +198,6 @@ class TextKind(Kind):
     discrete = True
     code = 32
 
-
     def fits(self, spec) -> bool:
         return len(spec.shape) == 1 and spec.shape[0] > 1 and (spec.classes or 0) > EOS + 1
 
